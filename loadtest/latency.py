@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that decide the figures, as installed where this runs."""
+    """Python and the packages that decide the figures, as installed here; ``served`` has the server's."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -150,7 +151,9 @@ def commit() -> str | None:
     return described.stdout.strip()
 
 
-def report(samples: Sequence[Sample], model: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+def report(
+    samples: Sequence[Sample], served: dict[str, Any], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Everything that is printed: figures first, then what they belong to."""
     tokens = [sample.completion_tokens for sample in samples]
     outside = [sample.wall_ms - sample.timing["total_ms"] for sample in samples]
@@ -162,11 +165,19 @@ def report(samples: Sequence[Sample], model: dict[str, Any], arguments: argparse
         "outside_ms": percentiles(outside),
         "completion_tokens": percentiles(tokens),
         "request": body(0, arguments),
-        "model": model,
+        "served": served,
         "hardware": hardware(),
         "versions": versions(),
         "commit": commit(),
     }
+
+
+def build(client: httpx.Client) -> dict[str, str]:
+    """The labels of the server's ``promptdial_build_info``: its code, bundle, device and runtime versions."""
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith("promptdial_build_info{"):
+            return dict(re.findall(r'(\w+)="([^"]*)"', line))
+    return {}
 
 
 def described_model(client: httpx.Client) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         with httpx.Client(base_url=arguments.url, timeout=arguments.timeout) as client:
-            model = described_model(client)
+            served = {"model": described_model(client), "build": build(client)}
             samples = measure(client, arguments)
     except httpx.TransportError as error:
         print(
@@ -218,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoadError as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(report(samples, model, arguments), indent=2))
+    print(json.dumps(report(samples, served, arguments), indent=2))
     return 0
 
 
