@@ -1,0 +1,43 @@
+"""What is known of one request while it is under way: kept in its ASGI scope, read by log and metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from service.metrics import UNKNOWN_TASK
+
+ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+SCOPE_KEY = "promptdial.request"
+
+
+@dataclass
+class RequestContext:
+    """One request. `received` is in seconds of `time.monotonic`; `details` go into the log line."""
+
+    request_id: str
+    received: float
+    task: str = UNKNOWN_TASK  # from the closed set of the bundle's tasks: it becomes a label
+    code: str | None = None  # of the problem it was answered with
+    details: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, scope: Scope) -> RequestContext:
+        """Begin a request: its id is the client's, if harmless in a header and a log, or a new one."""
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+        context = cls(request_id, time.monotonic())
+        scope[SCOPE_KEY] = context
+        return context
+
+    @classmethod
+    def of(cls, scope: Scope) -> RequestContext:
+        """The request that a scope belongs to."""
+        context = scope[SCOPE_KEY]
+        assert isinstance(context, cls)
+        return context

@@ -1,0 +1,84 @@
+"""Prometheus metrics, one registry per application. Labels take their values from closed sets only.
+
+Buckets start at half a millisecond: this service answers in tens of milliseconds, and a p99 has to show.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
+    *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+# Relevance errors lie in -1 to 1, errors of length in tens of words; both fit one symmetric scale.
+ERRORS_ABOVE = (0.025, 0.05, 0.1, 0.2, 0.4, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+ERRORS = (*(-bound for bound in reversed(ERRORS_ABOVE)), 0.0, *ERRORS_ABOVE)
+
+UNKNOWN_TASK = "unknown"
+OUTCOMES = {200: "ok", 429: "overloaded", 499: "cancelled", 503: "unavailable", 504: "timeout"}
+
+
+def outcome_of(status: int) -> str:
+    """The `outcome` label of a response status."""
+    return OUTCOMES.get(status) or ("error" if status >= 500 else "invalid")
+
+
+class Metrics:
+    """The service's counters and histograms; the names are those of DESIGN.md."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.registry = registry
+        self.requests = Counter(
+            "promptdial_requests", "Answered requests to /generate.", ["task", "outcome"], registry=registry
+        )
+        self.rejected = Counter(
+            "promptdial_rejected", "Requests refused before decoding.", ["reason"], registry=registry
+        )
+        self.cancelled = Counter(
+            "promptdial_cancelled", "Requests whose client went away.", registry=registry
+        )
+        self.clamped_targets = Counter(
+            "promptdial_clamped_targets",
+            "Targets moved into the trained support.",
+            ["field"],
+            registry=registry,
+        )
+        self.prompt_tokens = Counter("promptdial_prompt_tokens", "Tokens read.", registry=registry)
+        self.generated_tokens = Counter("promptdial_generated_tokens", "Tokens written.", registry=registry)
+        self.request_seconds = self._seconds("request", "From the first byte to the answer, all outcomes.")
+        self.queue_seconds = self._seconds("queue", "Waiting for the engine.")
+        self.prefill_seconds = self._seconds("prefill", "Reading the prompt.")
+        self.score_seconds = self._seconds("score", "Measuring relevance after decoding.")
+        self.target_error = Histogram(
+            "promptdial_target_error",
+            "Achieved minus target, of the best candidate: cosine for relevance, words for length.",
+            ["field"],
+            buckets=ERRORS,
+            registry=registry,
+        )
+        self.build_info = Gauge(
+            "promptdial_build_info",
+            "Always 1; the labels tell what runs.",
+            ["version", "bundle", "bundle_version", "precision", "device", "onnxruntime", "python"],
+            registry=registry,
+        )
+
+    def _seconds(self, name: str, description: str) -> Histogram:
+        return Histogram(f"promptdial_{name}_seconds", description, buckets=SECONDS, registry=self.registry)
+
+    def set_build_info(
+        self, *, version: str, bundle: str, bundle_version: str, precision: str, device: str, onnxruntime: str
+    ) -> None:
+        """Say which code and which bundle answer."""
+        self.build_info.labels(
+            version, bundle, bundle_version, precision, device, onnxruntime, platform.python_version()
+        ).set(1)
+
+    def render(self) -> bytes:
+        """The text exposition of `GET /metrics`."""
+        return generate_latest(self.registry)

@@ -1,0 +1,69 @@
+"""The service's configuration: read once from `PROMPTDIAL_*` variables, frozen, logged, passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from promptdial.relevance import default_bundle
+
+PREFIX = "PROMPTDIAL_"
+
+
+class Settings(BaseSettings):
+    """Every setting with its unit in its name. `PROMPTDIAL_PORT=9000` sets `port`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    bundle: Path = Field(default_factory=default_bundle)
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int | None = Field(
+        default=None, ge=1, description="of the decoder; left out: what affinity and quota allow"
+    )
+    queue_limit: int = Field(default=64, ge=0, description="requests that may wait; one more is answered 429")
+    max_n: int = Field(default=16, ge=1, le=256, description="candidates that one request may ask for")
+
+    request_timeout_ms: int = Field(
+        default=10_000, ge=1, description="of a request that names no `timeout_ms`"
+    )
+    max_request_timeout_ms: int = Field(
+        default=120_000, ge=1, description="the longest `timeout_ms` that is taken"
+    )
+    max_body_bytes: int = Field(default=65_536, ge=1)
+
+    stall_limit_ms: int = Field(
+        default=30_000, ge=1, description="an engine without a heartbeat this long counts as hung"
+    )
+    drain_delay_ms: int = Field(
+        default=0, ge=0, description="red readiness before the listener closes, for load balancers"
+    )
+    shutdown_timeout_ms: int = Field(
+        default=30_000, ge=1000, description="for requests in flight; then they are cancelled"
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """What is wrong with the environment, one line per variable, without the values (one may be a secret)."""
+    return "\n".join(
+        f"{PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+        for item in error.errors()
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names of `PROMPTDIAL_*` variables that set nothing: most likely typed wrong."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
