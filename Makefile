@@ -18,7 +18,8 @@ SYSTEM_PACKAGES := curl prometheus
 .SUFFIXES:
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { gsub(/\$$\(RUNS\)/, "$(RUNS)", $$2); printf "  make %-14s %s\n", $$1, $$2 }' \
+		$(firstword $(MAKEFILE_LIST))
 
 serve: $(VENV)/.serve ## Serve models/small on 127.0.0.1:8000; PROMPTDIAL_HOST, _PORT and _BUNDLE change that
 	@exec $(VENV)/bin/python -m service
@@ -35,6 +36,21 @@ lint: $(VENV)/.dev ## Check style, formatting and types
 	@$(VENV)/bin/python -m mypy
 
 check: lint test ## Everything a change must pass: lint, then test
+
+train-small: $(RUNS)/episodes/tokenizer.json ## Data to checkpoint: PROMPTDIAL_DATA_DIR to $(RUNS)/small; goes on where it was stopped
+	@$(VENV)/bin/python -m training train --recipe small --episodes $(RUNS)/episodes --out $(RUNS)/small
+
+export-small: $(VENV)/.dev ## Checkpoint to evaluated bundle: $(RUNS)/small/final to $(RUNS)/small/bundle
+	@$(VENV)/bin/python -m export $(RUNS)/small/final $(RUNS)/small/bundle --name small --precision int8 \
+		--episodes $(RUNS)/episodes
+	@$(VENV)/bin/python -m training evaluate $(RUNS)/small/bundle --episodes $(RUNS)/episodes --write
+
+# The card is the last file that `prepare` writes.
+$(RUNS)/episodes/CARD.md: | $(VENV)/.dev
+	@$(VENV)/bin/python -m training prepare --out $(RUNS)/episodes
+
+$(RUNS)/episodes/tokenizer.json: $(RUNS)/episodes/CARD.md | $(VENV)/.dev
+	@$(VENV)/bin/python -m training tokenizer --recipe small --episodes $(RUNS)/episodes
 
 lock: $(VENV)/.dev ## Resolve requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
 	@$(LOCK) --extra serve --extra train --extra export --extra loadtest --extra dev --no-emit-package torch \
