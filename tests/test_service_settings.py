@@ -21,7 +21,7 @@ def test_settings_come_from_prefixed_variables(monkeypatch: pytest.MonkeyPatch) 
 def test_settings_are_frozen() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
-        settings.port = 1  # type: ignore[misc]
+        settings.port = 1
 
 
 def test_a_wrong_setting_is_named_by_its_variable_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,77 @@
+"""The application: `create_app` wires settings, backend, middleware, errors and routes; nothing more.
+
+`python -m service` runs it. Under another server: `uvicorn --factory service.app:create_app`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from promptdial import __version__
+from service import examples, problems, routes
+from service.health import Health
+from service.metrics import Metrics
+from service.middleware import BodyGuard, Observation
+from service.settings import Settings
+from service.wiring import Backend, Service
+
+BODY_PATHS = frozenset({"/generate"})
+
+
+def create_app(settings: Settings | None = None, backend: Backend | None = None) -> FastAPI:
+    """An application that serves `backend`, or the bundle that the settings name, loaded when it starts."""
+    settings = settings or Settings()
+    metrics = Metrics()
+    health = Health(stall_limit_s=settings.stall_limit_ms / 1000)
+    app = FastAPI(
+        title="Promptdial",
+        version=__version__,
+        summary="Short text in, prompts out, at the relevance and length asked for.",
+        description=examples.API_DESCRIPTION,
+        lifespan=lifespan_of(settings, metrics, health, backend),
+    )
+    app.state.health = health
+    app.include_router(routes.router)
+    problems.install(app)
+    app.add_middleware(BodyGuard, paths=BODY_PATHS, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Observation, metrics=metrics)  # added last: the outermost
+    app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
+    return app
+
+
+def lifespan_of(
+    settings: Settings, metrics: Metrics, health: Health, backend: Backend | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Start the service before the listener opens, and end it after the last answer."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(settings, backend or Backend.load(settings), metrics, health)
+        app.state.service = service
+        try:
+            await service.start()
+            yield
+        finally:
+            service.close()
+
+    return lifespan
+
+
+def openapi_of(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own page plus the schema of problems, which no route returns by itself."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        schema["components"]["schemas"].update(examples.problem_schemas())
+        app.openapi_schema = schema
+    return app.openapi_schema

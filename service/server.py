@@ -1,0 +1,108 @@
+"""The process around the application: uvicorn, signals, exit codes.
+
+Exit code 0: SIGTERM or Ctrl-C; readiness goes red, requests in flight are answered, then the process leaves.
+1: the bundle or the device can't be had. 2: a setting is wrong. 3: the address can't be listened on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from promptdial.errors import PromptdialError
+from service.app import create_app
+from service.health import Health
+from service.logs import configure_logging
+from service.settings import Settings, describe_invalid, unknown_variables
+from service.wiring import Backend
+
+logger = logging.getLogger("service")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEEP_ALIVE_S = 75
+# The terminal's Ctrl-C reaches make and the server, and make passes its own on: one wish, two signals.
+SAME_WISH_S = 2.0
+
+
+class Server(uvicorn.Server):
+    """uvicorn that turns readiness red first, takes a repeated signal for the same wish and exits with 0.
+
+    uvicorn's own handler forces the exit at a second Ctrl-C, and raises the signals again after the
+    shutdown, so that the process seems killed.
+    """
+
+    def __init__(self, config: uvicorn.Config, health: Health, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self.health = health
+        self.drain_delay_s = drain_delay_s
+        self._asked_to_exit_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a Ctrl-C well after the first signal stops waiting for requests in flight."""
+        now = time.monotonic()
+        if self._asked_to_exit_at is None:
+            self._asked_to_exit_at = now
+            self.health.draining = True
+            self.should_exit = True
+        elif sig == signal.SIGINT and now - self._asked_to_exit_at > SAME_WISH_S:
+            self.force_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle both signals; afterwards ignore them, for the process is about to leave anyway."""
+        for signum in SIGNALS:
+            signal.signal(signum, self.handle_exit)
+        try:
+            yield
+        finally:
+            for signum in SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Keep answering while load balancers notice, then close the listener and finish what runs."""
+        await asyncio.sleep(self.drain_delay_s)
+        await super().shutdown(sockets)
+
+
+def main() -> int:
+    """Load, serve, drain. Returns the exit code."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(f"promptdial can't start, settings are wrong:\n{describe_invalid(error)}", file=sys.stderr)
+        return 2
+    configure_logging(settings.log_level)
+    logger.info("settings", extra={"fields": settings.model_dump(mode="json")})
+    for name in unknown_variables(os.environ):
+        logger.warning("the variable %s sets nothing; is it typed right?", name)
+    try:
+        backend = Backend.load(settings)
+    except PromptdialError as error:
+        logger.critical("can't start: %s", error, extra={"fields": {"code": error.code}})
+        return 1
+    app = create_app(settings, backend)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_timeout_ms // 1000,
+    )
+    Server(config, app.state.health, settings.drain_delay_ms / 1000).run()
+    return 0

@@ -1,0 +1,109 @@
+"""What a running service consists of: made from the settings, started and ended by the app's lifespan."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import dataclass, field
+
+import onnxruntime
+from starlette.requests import Request
+
+from promptdial import __version__
+from promptdial.bundle import Bundle, load_bundle
+from promptdial.engine import Engine as OnnxEngine
+from service.generation import Engine, Generator, Scorer
+from service.health import Health
+from service.metrics import Metrics
+from service.schemas import GenerateRequest
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What answers need besides HTTP: slow to load, and apt to be missing."""
+
+    bundle: Bundle
+    engine: Engine
+    scorer: Scorer
+
+    @classmethod
+    def load(cls, settings: Settings) -> Backend:
+        """Read the bundle. Raises BundleError or DeviceError with a text for whoever starts the service."""
+        bundle = load_bundle(settings.bundle)
+        engine = OnnxEngine.from_bundle(
+            bundle,
+            threads=settings.threads,
+            device=settings.device,
+            slots=settings.max_n,
+            queue_limit=settings.queue_limit,
+        )
+        return cls(bundle, engine, bundle.scorer())
+
+
+@dataclass
+class Service:
+    """All parts, wired. Routes find it with `Service.of`."""
+
+    settings: Settings
+    backend: Backend
+    metrics: Metrics
+    health: Health
+    generator: Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = Generator(
+            self.backend.bundle, self.backend.engine, self.backend.scorer, self.settings, self.metrics
+        )
+        self.health.engine = self.backend.engine
+        self.metrics.set_build_info(
+            version=__version__,
+            bundle=self.bundle.name,
+            bundle_version=self.bundle.version,
+            precision=self.bundle.precision,
+            device=self.settings.device,
+            onnxruntime=onnxruntime.__version__,
+        )
+
+    @classmethod
+    def of(cls, request: Request) -> Service:
+        """The service that a request came to."""
+        service = request.app.state.service
+        assert isinstance(service, cls)
+        return service
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that is served."""
+        return self.backend.bundle
+
+    @property
+    def model_id(self) -> str:
+        """How answers name the bundle."""
+        return f"{self.bundle.name}@{self.bundle.version}"
+
+    async def start(self) -> None:
+        """Start the engine and answer one request, so that no client pays for first-time work."""
+        self.backend.engine.start()
+        task = next(iter(self.bundle.tasks.values()))
+        request = GenerateRequest(
+            task=task.name,
+            input=task.example,
+            max_tokens=WARM_UP_TOKENS,
+            timeout_ms=self.settings.max_request_timeout_ms,
+        )
+        await self.generator.answer(request)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: later collections skip it instead of pausing a request for it
+        logger.info("ready", extra={"fields": {"model": self.model_id, "precision": self.bundle.precision}})
+
+    def close(self) -> None:
+        """Fail what is left in the engine and end the threads."""
+        self.health.draining = True
+        if not self.backend.engine.close():
+            logger.error("the engine's thread hangs; leaving without it")
+        self.generator.close()
