@@ -22,8 +22,8 @@ OUTCOMES = {200: "ok", 429: "overloaded", 499: "cancelled", 503: "unavailable", 
 
 
 def outcome_of(status: int) -> str:
-    """The `outcome` label of a response status."""
-    return OUTCOMES.get(status) or ("error" if status >= 500 else "invalid")
+    """The `outcome` label of a response status; 0 where the server gave up before there was one."""
+    return OUTCOMES.get(status) or ("invalid" if 400 <= status < 500 else "error")
 
 
 class Metrics:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Body, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive
 
+from promptdial.engine import available_cpus
 from promptdial.errors import Cancelled
 from service import examples
 from service.context import RequestContext
@@ -150,6 +151,7 @@ async def model(request: Request) -> ModelDescription:
         created=manifest.get("created"),
         precision=bundle.precision,
         device=settings.device,
+        threads=settings.threads or available_cpus(),
         architecture=manifest["architecture"],
         tasks=list(bundle.tasks),
         modalities=list(bundle.format.modalities),

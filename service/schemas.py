@@ -153,6 +153,7 @@ class ModelDescription(BaseModel):
     created: str | None
     precision: str
     device: str
+    threads: int = Field(description="Of the decoder.")
     architecture: dict[str, Any]
     tasks: list[str]
     modalities: list[str]
