@@ -29,7 +29,7 @@ class GraphWriter:
     def constant(self, name: str, value: Array) -> str:
         """Add an initializer (once: a second call with the same name returns the first)."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:

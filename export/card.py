@@ -1,0 +1,73 @@
+"""The model card: what a bundle was made from, how well it does and what it can't do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LIMITS_OF_USE = """
+It writes English prompts for image and video generators and for design templates. It was trained on the
+texts named above and on nothing else: it has no knowledge of the world beyond them, repeats their style, and
+can invent or drop what the input asked for. It doesn't filter what it is given or what it writes. The
+relevance that is reported is the cosine of two sentence embeddings (all-MiniLM-L6-v2); a high value is not a
+judgement of quality, and a copy of the input scores 1.
+"""
+
+
+def model_card(manifest: Mapping[str, Any], notes: str = "") -> str:
+    """Markdown for ``MODEL_CARD.md``; ``notes`` is training's own text, put in as it is."""
+    sizes = manifest["architecture"]
+    parts = [
+        f"# {manifest['name']}",
+        f"A GPT-2 of {sizes['parameters'] / 1e6:.1f}M parameters ({sizes['layers']} layers of "
+        f"{sizes['width']}, "
+        f"vocabulary {sizes['vocabulary']}, {sizes['positions']} positions), trained with upside-down "
+        f"reinforcement learning to write prompts at a wanted relevance and length. "
+        f"Weights: {manifest['decoder']['precision']}. Exported {manifest['created']}.",
+        "## Data",
+        _data(manifest.get("data", [])),
+        "## Training",
+        _pairs(manifest.get("training", {})),
+    ]
+    if notes:
+        parts.append(notes.strip())
+    parts += ["## What was measured", _pairs(manifest.get("metrics", {}))]
+    parts += ["Parity of the exported graph:", _pairs(manifest["parity"])]
+    parts += ["## What it can't do", LIMITS_OF_USE.strip()]
+    parts += [
+        "## Scorer",
+        "`scorer.onnx` is all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0), converted to int8.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _data(sources: Sequence[Mapping[str, Any]]) -> str:
+    if not sources:
+        return "None recorded: this checkpoint doesn't say what it was trained on."
+    lines = ["| source | rows | licence | attribution |", "|---|---|---|---|"]
+    for row in sources:
+        cells = (
+            row.get("source", ""),
+            row.get("rows", ""),
+            row.get("licence", ""),
+            row.get("attribution", ""),
+        )
+        lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _pairs(values: Mapping[str, Any], depth: int = 0) -> str:
+    """Nested values as a list; what is long or a list of records stays in bundle.json."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{'  ' * depth}- {name}:")
+            lines.append(_pairs(value, depth + 1))
+        elif isinstance(value, list) and (
+            len(value) > 8 or any(isinstance(item, dict | list) for item in value)
+        ):
+            lines.append(f"{'  ' * depth}- {name}: {len(value)} entries, in `bundle.json`")
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            lines.append(f"{'  ' * depth}- {name}: {shown}")
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,154 @@
+"""Does the exported graph compute what the trained model computes? Measured, and written into the bundle.
+
+* fp32: the engine's greedy tokens must be transformers' on at least 100 prompts. Always checked, also
+  when int8 is exported: it proves the graph, which the precisions share.
+* int8: share of validation tokens whose likeliest successor is fp32's too, mean KL divergence and
+  perplexities.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from export.checkpoint import Checkpoint
+from export.quantization import Floats
+from promptdial.bundle import Architecture
+from promptdial.command import Command
+from promptdial.engine import Engine, GenerationRequest, Sampling, available_cpus
+from promptdial.engine.decoder import Decoder
+from promptdial.errors import ExportError
+from promptdial.tasks import TASK_INFO
+
+log = logging.getLogger(__name__)
+
+PROMPTS = 120
+NEW_TOKENS = 24
+ROWS = 300
+TIE = 1e-3  # logits closer than this may swap places by rounding alone
+Row = tuple[list[int], list[int]]  # prompt, target
+
+
+def validation_rows(checkpoint: Checkpoint) -> list[Row]:
+    """The checkpoint's validation rows, filled up with made prompts so that there are enough for parity."""
+    positions = checkpoint.architecture.positions
+    rows = [(list(prompt), list(target)) for prompt, target in checkpoint.metadata.get("validation", [])]
+    rows = [(prompt, target[: positions - len(prompt)]) for prompt, target in rows if len(prompt) < positions]
+    return rows[:ROWS] if len(rows) >= PROMPTS else [*rows, *_made_rows(checkpoint)]
+
+
+def _made_rows(checkpoint: Checkpoint) -> list[Row]:
+    """Prompts from the tasks' examples at varying targets, with the examples as targets."""
+    tokenizer, form = checkpoint.tokenizer, checkpoint.format
+    rows: list[Row] = []
+    for index in range(PROMPTS):
+        task = form.tasks[index % len(form.tasks)]
+        relevance = form.relevance_buckets[index % len(form.relevance_buckets)]
+        length = form.length_buckets[index % len(form.length_buckets)]
+        command = Command(task, form.modalities[index % len(form.modalities)], relevance, length)
+        example = TASK_INFO[task].example if task in TASK_INFO else "a fox in the snow"
+        rows.append(
+            (tokenizer.prompt(command, f"{example} {index}"), [*tokenizer.encode(example), tokenizer.end_id])
+        )
+    return rows
+
+
+def greedy_parity(checkpoint: Checkpoint, graph: Path, forbidden: Sequence[int]) -> dict[str, Any]:
+    """fp32 graph in the engine against transformers. Raises ExportError where they part."""
+    longest = checkpoint.architecture.positions - NEW_TOKENS
+    prompts = [prompt for prompt, _ in validation_rows(checkpoint) if len(prompt) <= longest][:PROMPTS]
+    decoder = Decoder(graph, checkpoint.architecture, threads=available_cpus(), slots=8)
+    engine = Engine(decoder, checkpoint.tokenizer.end_id, queue_limit=len(prompts), max_running=8)
+    engine.start()
+    try:
+        greedy = Sampling(temperature=0.0)
+        requests = [GenerationRequest(tuple(prompt), 1, NEW_TOKENS, greedy) for prompt in prompts]
+        ours = [handle.result(600).candidates[0][0] for handle in [engine.submit(each) for each in requests]]
+    finally:
+        engine.close()
+    ties = sum(
+        _ties(checkpoint, prompt, found, forbidden) for prompt, found in zip(prompts, ours, strict=True)
+    )
+    tokens = sum(len(found) for found in ours)
+    log.info("fp32 graph equals transformers on %d prompts, %d tokens (%d ties)", len(prompts), tokens, ties)
+    return {"prompts": len(prompts), "tokens": tokens, "ties": ties}
+
+
+def _ties(checkpoint: Checkpoint, prompt: list[int], found: list[int], forbidden: Sequence[int]) -> int:
+    """Raise unless transformers, greedy, continues the prompt with the tokens that were found.
+
+    One forward pass tells: they are the greedy ones when each is the likeliest after those
+    before it. Returns at how many places rounding chose between two logits that are equal but for it.
+    """
+    limit = min(NEW_TOKENS, checkpoint.architecture.positions - len(prompt) + 1)
+    tokens = found if len(found) == limit else [*found, checkpoint.tokenizer.end_id]
+    with torch.no_grad():
+        logits = checkpoint.model(torch.tensor([prompt + tokens[:-1]])).logits[0, len(prompt) - 1 :]
+    logits[:, list(forbidden)] = -torch.inf
+    gaps = logits.max(dim=1).values - logits[torch.arange(len(tokens)), torch.tensor(tokens)]
+    place = int(gaps.argmax())
+    if (gap := float(gaps[place])) > TIE:
+        raise ExportError(
+            f"the fp32 graph differs from transformers: after {len(prompt) + place} tokens it chose "
+            f"{tokens[place]}, transformers {int(logits[place].argmax())}, whose logit is {gap:.4f} higher. "
+            f"This is a defect of the export"
+        )
+    return int((gaps > 0).sum())
+
+
+def int8_parity(checkpoint: Checkpoint, fp32: Path, int8: Path) -> dict[str, Any]:
+    """Compare two graphs that were built with ``tail="logits"``, on the targets of the validation rows."""
+    rows = validation_rows(checkpoint)
+    sessions = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in (fp32, int8)
+    ]
+    agreed = tokens = 0
+    divergence = 0.0
+    losses = [0.0, 0.0]
+    for prompt, target in rows:
+        ids = np.array([prompt + target], np.int64)
+        places = slice(len(prompt) - 1, ids.shape[1] - 1)
+        reference, quantized = [
+            _log_softmax(_logits(session, ids, checkpoint.architecture)[places]) for session in sessions
+        ]
+        agreed += int((reference.argmax(axis=1) == quantized.argmax(axis=1)).sum())
+        divergence += float((np.exp(reference) * (reference - quantized)).sum())
+        index = np.arange(len(target))
+        for which, logs in enumerate((reference, quantized)):
+            losses[which] -= float(logs[index, target].sum())
+        tokens += len(target)
+    perplexity = [float(np.exp(loss / tokens)) for loss in losses]
+    return {
+        "rows": len(rows),
+        "tokens": tokens,
+        "top1_agreement": round(agreed / tokens, 5),
+        "mean_kl": round(divergence / tokens, 6),
+        "perplexity_fp32": round(perplexity[0], 4),
+        "perplexity_int8": round(perplexity[1], 4),
+    }
+
+
+def _logits(session: Any, ids: Any, architecture: Architecture) -> Floats:
+    """Logits (tokens, vocabulary) of one sequence, uncached."""
+    count = ids.shape[1]
+    cache = np.zeros((1, architecture.heads, count, architecture.head_dim), np.float32)
+    feeds: dict[str, Any] = {
+        "input_ids": ids,
+        "position_ids": np.arange(count)[None],
+        "seqlens_k": np.array([count - 1], np.int32),
+        "total_sequence_length": np.array(count, np.int32),
+    }
+    for layer in range(architecture.layers):
+        feeds[f"past_key_{layer}"] = feeds[f"past_value_{layer}"] = cache
+    return np.asarray(session.run(["logits"], feeds)[0][0], np.float32)
+
+
+def _log_softmax(logits: Floats) -> Any:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,0 +1,67 @@
+"""Bundle to checkpoint: the weights out of the decoder's graph, dequantized, as a Hugging Face GPT-2 folder.
+
+So training can go on from any bundle (``--init``), also from one that was exported without ``checkpoint/``.
+From int8 the weights are those that the service runs, each within half a step of what was trained.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from export.bundle import write_json
+from export.checkpoint import METADATA_FILE
+from export.quantization import Floats, dequantize_blocks
+from promptdial.bundle import TOKENIZER_FILE, Bundle
+
+KEPT = ("command", "tasks", "support", "calibration", "limits", "sampling", "data", "training", "metrics")
+
+
+def restore_weights(bundle: Bundle) -> dict[str, Floats]:
+    """The state dict in fp32 (names without ``transformer.``)."""
+    graph = onnx.load_model(str(bundle.decoder_path)).graph
+    values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    weights: dict[str, Floats] = {}
+    for name, value in values.items():
+        if name.endswith(".q8"):
+            plain = name.removesuffix(".q8")
+            matrix = dequantize_blocks(value.astype(np.uint8), values[f"{plain}.scales"].astype(np.float32))
+            weights[plain] = matrix if plain == "wte.weight" else matrix.T  # GPT-2 keeps (in, out)
+        elif name.startswith(("h.", "ln_f.", "wte.", "wpe.")) and not name.endswith(".scales"):
+            weights[name] = value.astype(np.float32)
+    return weights
+
+
+def restore_model(bundle: Bundle) -> GPT2LMHeadModel:
+    """The trained model in fp32, in eval mode."""
+    sizes, tokenizer = bundle.architecture, bundle.tokenizer()
+    weights = restore_weights(bundle)
+    config = GPT2Config(  # type: ignore[no-untyped-call]
+        vocab_size=sizes.vocabulary,
+        n_positions=sizes.positions,
+        n_embd=sizes.width,
+        n_layer=sizes.layers,
+        n_head=sizes.heads,
+        n_inner=weights["h.0.mlp.c_fc.weight"].shape[1],
+        bos_token_id=tokenizer.out_id,
+        eos_token_id=tokenizer.end_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    model: GPT2LMHeadModel = GPT2LMHeadModel(config)  # type: ignore[no-untyped-call]
+    model.eval()  # type: ignore[no-untyped-call]
+    state = {f"transformer.{name}": torch.tensor(value) for name, value in weights.items()}
+    model.load_state_dict({**state, "lm_head.weight": state["transformer.wte.weight"]})
+    return model
+
+
+def restore_checkpoint(bundle: Bundle, out: Path) -> None:
+    """Write what ``read_checkpoint`` reads into ``out``, but for validation rows."""
+    restore_model(bundle).save_pretrained(out)
+    shutil.copyfile(bundle.path / TOKENIZER_FILE, out / TOKENIZER_FILE)
+    write_json(out / METADATA_FILE, {key: bundle.manifest[key] for key in KEPT if key in bundle.manifest})

@@ -1,0 +1,156 @@
+"""What goes into the engine and what comes out: a request, its events, and the caller's handle."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from promptdial.engine.sampling import Sampling
+from promptdial.errors import PromptdialError
+
+log = logging.getLogger(__name__)
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """``n`` continuations of ``prompt`` (token ids). ``deadline`` is in seconds of ``time.monotonic()``."""
+
+    prompt: tuple[int, ...]
+    n: int = 1
+    max_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds in the queue, in prefill (until the first token was chosen) and in decoding."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A candidate grew by one token; ``<end>`` is not delivered."""
+
+    candidate: int
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A candidate is complete: it ended itself, or it met ``max_tokens`` or the last position."""
+
+    candidate: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """All candidates are complete. Last event of a request."""
+
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request was given up: cancelled, past its deadline, or a step failed. Last event of a request."""
+
+    error: PromptdialError
+
+
+Event = Token | Finished | Done | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """Token ids and finish reason of each candidate, in their order."""
+
+    candidates: list[tuple[list[int], FinishReason]]
+    timing: Timing
+
+
+class Status(enum.Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    OVER = "over"
+
+
+class Candidate:
+    """One sequence of a request; while it runs it occupies one row of the cache."""
+
+    def __init__(self, generation: Generation, index: int) -> None:
+        self.generation, self.index = generation, index
+        self.tokens: list[int] = []
+        self.reason: FinishReason | None = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the cache: all but the newest, which the next step reads."""
+        return len(self.generation.request.prompt) + len(self.tokens) - 1
+
+
+class Generation:
+    """The handle of a submitted request. Events come from the engine's thread, in order, and end with one of
+    ``Done`` and ``Failed``; ``on_event`` has to be quick, since every row waits for it.
+    """
+
+    def __init__(self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None) -> None:
+        self.request = request
+        self.status = Status.WAITING
+        self.candidates = [Candidate(self, index) for index in range(request.n)]
+        self.submitted = time.monotonic()
+        self.started = self.prefilled = self.submitted
+        self._on_event = on_event
+        self._over = threading.Event()
+        self._cancelled = False
+        self._timing: Timing | None = None
+        self._error: PromptdialError | None = None
+
+    def cancel(self) -> None:
+        """Give the request up; from any thread, at any time. Its rows are free at the next step."""
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller gave up."""
+        return self._cancelled
+
+    def result(self, timeout: float | None = None) -> GenerationResult:
+        """Wait for the end. Raises what made the request fail, or TimeoutError."""
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"no result within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._timing is not None
+        done = [(row.tokens, row.reason) for row in self.candidates if row.reason is not None]
+        return GenerationResult(list(done), self._timing)
+
+    def deliver(self, event: Event) -> None:
+        """Called by the engine. A listener that raises has gone away: the request is cancelled."""
+        if self.status is Status.OVER:
+            return
+        if isinstance(event, Done | Failed):
+            self.status = Status.OVER
+            self._timing = event.timing if isinstance(event, Done) else None
+            self._error = event.error if isinstance(event, Failed) else None
+        try:
+            if self._on_event is not None:
+                self._on_event(event)
+        except Exception:
+            log.exception("a listener failed; its request is cancelled")
+            self._cancelled = True
+        if self.status is Status.OVER:
+            self._over.set()

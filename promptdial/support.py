@@ -1,0 +1,106 @@
+"""What targets the training data holds, per task and jointly for relevance and length.
+
+A policy trained with upside-down reinforcement learning obeys a command blindly, also one that no training
+row could fulfil. The bundle therefore carries, per task, the 5th-95th percentile of the lengths, and per
+length cell the percentiles of the relevance that rows of that length had. Requests are clamped to them (or
+refused).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from promptdial.command import Command
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Relevance of the training rows of one task near one length (words)."""
+
+    length: int
+    p05: float
+    p50: float
+    p90: float
+    p95: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSupport:
+    """Lengths (words) of one task's rows, and its cells in order of length."""
+
+    p05: int
+    p50: int
+    p95: int
+    count: int
+    cells: tuple[Cell, ...]
+
+
+class Support:
+    """Answers for all tasks of a bundle; a task without rows has no support and nothing of it is clamped."""
+
+    def __init__(self, tasks: Mapping[str, TaskSupport]) -> None:
+        self._tasks = dict(tasks)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Support:
+        """Read ``bundle.json``'s ``support``. Raises KeyError, TypeError or ValueError if malformed."""
+        tasks = {}
+        for name, entry in data.items():
+            cells = tuple(Cell(**cell) for cell in sorted(entry["cells"], key=lambda cell: cell["length"]))
+            tasks[name] = TaskSupport(**entry["length"], cells=cells)
+        return cls(tasks)
+
+    def __contains__(self, task: str) -> bool:
+        return task in self._tasks
+
+    def cell(self, task: str, length: int) -> Cell | None:
+        """The cell whose length is nearest, as a ratio."""
+        support = self._tasks.get(task)
+        if support is None or not support.cells:
+            return None
+        return min(support.cells, key=lambda cell: abs(math.log(max(length, 1) / cell.length)))
+
+    def range(self, task: str, length: int) -> tuple[float, float, float] | None:
+        """Relevance at the 5th, 95th and 90th percentile of rows of about that length."""
+        cell = self.cell(task, length)
+        return None if cell is None else (cell.p05, cell.p95, cell.p90)
+
+    def default_relevance(self, task: str, length: int) -> float | None:
+        """What a left-out relevance means: the 90th percentile at that length."""
+        cell = self.cell(task, length)
+        return None if cell is None else cell.p90
+
+    def default_length(self, task: str) -> int | None:
+        """What a left-out length means: the task's median."""
+        support = self._tasks.get(task)
+        return None if support is None else support.p50
+
+    def length_range(self, task: str) -> tuple[int, int] | None:
+        """5th and 95th percentile of the task's lengths."""
+        support = self._tasks.get(task)
+        return None if support is None else (support.p05, support.p95)
+
+    def clamp(self, command: Command) -> tuple[Command, frozenset[str]]:
+        """Fill what was left out and pull the rest into the support; also says which fields were pulled.
+
+        Length comes first: what relevance can be had depends on it.
+        """
+        clamped: set[str] = set()
+        length = command.length
+        if length is None:
+            length = self.default_length(command.task)
+        elif (lengths := self.length_range(command.task)) is not None:
+            length = min(max(length, lengths[0]), lengths[1])
+            if length != command.length:
+                clamped.add("length")
+        relevance = command.relevance
+        cell = None if length is None else self.cell(command.task, length)
+        if cell is not None:
+            relevance = cell.p90 if relevance is None else min(max(relevance, cell.p05), cell.p95)
+            if command.relevance is not None and relevance != command.relevance:
+                clamped.add("relevance")
+        return replace(command, relevance=relevance, length=length), frozenset(clamped)
