@@ -189,7 +189,7 @@ class Generator:
         return OutOfSupport(detail, f"target_{field}")
 
     def _max_tokens(self, request: GenerateRequest, command: Command, prompt_tokens: int) -> int:
-        """Tokens a candidate may have: as asked, or enough for the length; never past the positions."""
+        """Tokens a candidate may have: as asked, or enough for its length."""
         limits = self.bundle.limits
         input_tokens = prompt_tokens - FRAMING_TOKENS
         if input_tokens > limits.max_input_tokens:
@@ -203,7 +203,7 @@ class Generator:
             wanted = TOKENS_PER_WORD * command.length + SPARE_TOKENS
         else:
             wanted = limits.max_tokens
-        return min(wanted, limits.max_tokens, self.bundle.architecture.positions - prompt_tokens)
+        return min(wanted, limits.max_tokens)
 
     def _sampling(self, request: GenerateRequest) -> Sampling:
         """As asked, else as the bundle was tuned."""

@@ -1,0 +1,254 @@
+"""`python -m service` as a process: what it imports, how it starts, what it says when it can't, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service_live import WAIT_S, http_post
+
+ROOT = Path(__file__).parents[1]
+START_S = 60.0
+LISTENING = re.compile(r"Uvicorn running on (http://[\w.:\[\]]+)")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's variables without Promptdial's own, plus `variables`, on a free port."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTDIAL_")}
+    return kept | {"PROMPTDIAL_PORT": "0", "PROMPTDIAL_THREADS": "1"} | variables
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the service to its own end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service"],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+
+
+class Running:
+    """A service in a process of its own; its log is read as it comes."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service"],
+            cwd=ROOT,
+            env=environment(**variables),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self._address: Future[str] = Future()
+        self.begun = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                self.log.append(line)
+                self.begun.set()
+                if (found := LISTENING.search(line)) and not self._address.done():
+                    self._address.set_result(found[1])
+        if not self._address.done():
+            self._address.set_exception(AssertionError("".join(self.log)))
+
+    def address(self) -> str:
+        """Where it listens, once it does."""
+        return self._address.result(START_S)
+
+    def signal(self, *numbers: signal.Signals) -> None:
+        """Send signals, one right after the other."""
+        for number in numbers:
+            self.process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """How it ended, and all of its log read."""
+        code = self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        return code
+
+
+@contextmanager
+def running(**variables: str) -> Iterator[Running]:
+    """A service that is ended whatever happens."""
+    service = Running(variables)
+    try:
+        yield service
+    finally:
+        service.process.kill()
+        service.exit_code()
+
+
+def entries(log: str) -> list[dict[str, Any]]:
+    """The log's lines, each of which must be JSON."""
+    return [json.loads(line) for line in log.splitlines()]
+
+
+def test_importing_the_application_loads_neither_torch_nor_transformers() -> None:
+    unwanted = "{'torch', 'transformers', 'onnx'}"
+    code = f"import sys, service.app, service.server; print(*{unwanted} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGINT],
+        [signal.SIGTERM, signal.SIGTERM],
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGINT, signal.SIGTERM],
+    ],
+)
+def test_the_process_ends_with_0_however_often_it_is_told(
+    tiny_bundle: Path, numbers: list[signal.Signals]
+) -> None:
+    """make and the server both get a terminal's Ctrl-C; uvicorn alone forces the exit at the second."""
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as service:
+        assert httpx.get(f"{service.address()}/readyz").status_code == 200
+        service.signal(*numbers)
+        assert service.exit_code() == 0
+    log = "".join(service.log)
+    assert "Traceback" not in log
+    assert "Finished server process" in log
+    entries(log)
+
+
+def test_a_request_in_flight_is_answered_before_the_process_ends(tiny_bundle: Path) -> None:
+    work = {"task": "expand", "input": "a fox", "n": 16, "max_tokens": 100, "temperature": 2}
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as service:
+        url = httpx.URL(service.address())
+        with socket.create_connection((url.host, url.port or 80), WAIT_S) as connection:
+            connection.sendall(http_post(work))
+            assert httpx.get(url.join("/livez")).status_code == 200  # the server has read what came before
+            service.signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert service.exit_code() == 0
+
+
+def test_readiness_is_red_before_the_listener_closes(tiny_bundle: Path) -> None:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_DRAIN_DELAY_MS="1500") as service:
+        address = service.address()
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        service.signal(signal.SIGTERM)
+        answers = [httpx.get(f"{address}/readyz")]
+        while answers[-1].status_code == 200:  # the signal is on its way
+            answers.append(httpx.get(f"{address}/readyz"))
+        assert answers[-1].json() == {"status": "unavailable", "reason": "the server is shutting down"}
+        refused = httpx.post(f"{address}/generate", json={"task": "expand", "input": "a fox"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert service.exit_code() == 0
+
+
+def test_settings_are_logged_at_the_start_and_mistyped_variables_named(tiny_bundle: Path) -> None:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_TREADS="hunter2") as service:
+        service.address()
+        service.signal(signal.SIGTERM)
+        assert service.exit_code() == 0
+    log = entries("".join(service.log))
+    (settings,) = [entry for entry in log if entry["message"] == "settings"]
+    assert settings["bundle"] == str(tiny_bundle)
+    assert settings["request_timeout_ms"] == 10_000
+    assert any("PROMPTDIAL_TREADS" in entry["message"] for entry in log)
+    assert "hunter2" not in "".join(service.log)
+
+
+def test_a_log_line_has_the_request_id_and_no_prompt_text(tiny_bundle: Path) -> None:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as service:
+        httpx.post(
+            f"{service.address()}/generate",
+            json={"task": "expand", "input": "my secret idea", "max_tokens": 4},
+            headers={"X-Request-ID": "order-66"},
+        )
+        service.signal(signal.SIGTERM)
+        assert service.exit_code() == 0
+    log = "".join(service.log)
+    (line,) = [entry for entry in entries(log) if entry.get("request_id") == "order-66"]
+    assert (line["path"], line["status"], line["completion_tokens"] <= 4) == ("/generate", 200, True)
+    assert "secret idea" not in log
+
+
+def test_a_missing_bundle_ends_the_process_with_what_to_do(tmp_path: Path) -> None:
+    ended = run(PROMPTDIAL_BUNDLE=str(tmp_path / "nothing"))
+    assert ended.returncode == 1
+    last = entries(ended.stderr)[-1]
+    assert last["code"] == "bundle_invalid"
+    assert str(tmp_path / "nothing") in last["message"]
+    assert "PROMPTDIAL_BUNDLE" in last["message"]
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "tokenizer.json", "scorer.onnx", "decoder"])
+def test_a_damaged_bundle_ends_the_process_with_the_files_name(
+    tiny_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    if name == "decoder":
+        name = json.loads((copy / "bundle.json").read_text())["decoder"]["file"]
+    damaged = bytearray((copy / name).read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    (copy / name).write_bytes(damaged)
+    ended = run(PROMPTDIAL_BUNDLE=str(copy))
+    assert ended.returncode == 1
+    assert name in entries(ended.stderr)[-1]["message"]
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_bundle_without_a_file_ends_the_process_with_the_files_name(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    (copy / "scorer.onnx").unlink()
+    ended = run(PROMPTDIAL_BUNDLE=str(copy))
+    assert ended.returncode == 1
+    assert "scorer.onnx" in entries(ended.stderr)[-1]["message"]
+
+
+def test_a_wrong_setting_ends_the_process_with_the_variables_name() -> None:
+    ended = run(PROMPTDIAL_PORT="eighty")
+    assert ended.returncode == 2
+    assert "PROMPTDIAL_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_taken_address_ends_the_process_with_the_reason(tiny_bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = run(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_PORT=str(taken.getsockname()[1]))
+    assert ended.returncode == 3
+    assert "address already in use" in ended.stderr
+
+
+def test_a_signal_while_the_service_starts_ends_it_with_0(tiny_bundle: Path) -> None:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as service:
+        assert service.begun.wait(START_S)  # its first line is written before the bundle is read
+        service.signal(signal.SIGINT, signal.SIGTERM)
+        assert service.exit_code() == 0
+    assert "Traceback" not in "".join(service.log)
