@@ -168,9 +168,10 @@ class Generator:
         if task is None:
             known = ", ".join(self.bundle.tasks)
             raise InvalidRequest(f"unknown task {request.task[:64]!r}; the tasks are {known}", "task")
-        modality = request.modality or task.modality
-        if modality not in task.modalities:
-            known = ", ".join(task.modalities)
+        modality = task.modality if request.modality is None else request.modality
+        modalities = [each for each in task.modalities if each in self.bundle.format.modalities]
+        if modality not in modalities:
+            known = ", ".join(modalities)
             raise InvalidRequest(
                 f"unknown modality {modality[:64]!r}; task {task.name} has {known}", "modality"
             )
@@ -214,10 +215,6 @@ class Generator:
             sampling = replace(sampling, top_p=request.top_p)
         return sampling
 
-    async def answer(self, request: GenerateRequest) -> Answer:
-        """Plan and run in one, for a caller that is no client."""
-        return await self.run(self.plan(request, time.monotonic()))
-
     async def run(self, plan: Plan) -> Answer:
         """Decode and measure. Raises DeadlineExceeded, Overloaded, Unavailable or EngineError."""
         loop = asyncio.get_running_loop()
@@ -253,16 +250,14 @@ class Generator:
             for text, relevance, reason in zip(texts, relevances, output.reasons, strict=True)
         ]
         candidates.sort(key=order(plan.request.rank, plan.command))
-        answer = Answer(candidates, sum(len(ids) for ids in output.tokens), timing, score_s)
-        self._observe(plan, answer)
-        return answer
+        return Answer(candidates, sum(len(ids) for ids in output.tokens), timing, score_s)
 
     def _text(self, ids: Sequence[int]) -> str:
         """Text of one candidate, without half a character where it was cut off."""
         return self.tokenizer.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}")
 
-    def _observe(self, plan: Plan, answer: Answer) -> None:
-        """Count a finished run."""
+    def count(self, plan: Plan, answer: Answer) -> None:
+        """Put a client's answer into the metrics."""
         metrics, best = self.metrics, answer.candidates[0]
         metrics.queue_seconds.observe(answer.timing.queue_s)
         metrics.prefill_seconds.observe(answer.timing.prefill_s)

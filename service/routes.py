@@ -53,6 +53,7 @@ async def generate(
     service.health.require_ready()
     plan = service.generator.plan(body, context.received)
     answer = await unless_disconnected(request.receive, service.generator.run(plan))
+    service.generator.count(plan, answer)
     response = respond(service.model_id, context, plan, answer)
     context.details.update(
         n=body.n,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from dataclasses import dataclass, field
 
 import onnxruntime
@@ -90,13 +91,11 @@ class Service:
         """Start the engine and answer one request, so that no client pays for first-time work."""
         self.backend.engine.start()
         task = next(iter(self.bundle.tasks.values()))
+        timeout_ms = self.settings.max_request_timeout_ms
         request = GenerateRequest(
-            task=task.name,
-            input=task.example,
-            max_tokens=WARM_UP_TOKENS,
-            timeout_ms=self.settings.max_request_timeout_ms,
+            task=task.name, input=task.example, max_tokens=WARM_UP_TOKENS, timeout_ms=timeout_ms
         )
-        await self.generator.answer(request)
+        await self.generator.run(self.generator.plan(request, time.monotonic()))
         gc.collect()
         gc.freeze()  # what is loaded stays: later collections skip it instead of pausing a request for it
         logger.info("ready", extra={"fields": {"model": self.model_id, "precision": self.bundle.precision}})

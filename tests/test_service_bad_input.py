@@ -56,6 +56,7 @@ def rejected_field(
         ("task", "paint", "expand, tags"),
         ("task", "", "expand, tags"),
         ("modality", "audio", "image, video, template"),
+        ("modality", "", "image, video, template"),
         ("input", "", "empty"),
         ("input", " \n\t ", "empty"),
         ("input", None, "string"),
