@@ -76,8 +76,7 @@ def export_bundle(
         shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
         _write_scorer(folder, scorer)
         manifest = _manifest(checkpoint, name, {"file": decoder_file, "precision": precision}, parity)
-        notes = str(checkpoint.metadata.get("notes", ""))
-        (folder / CARD_FILE).write_text(model_card(manifest, notes), encoding="utf-8")
+        (folder / CARD_FILE).write_text(model_card(manifest), encoding="utf-8")
         names = (decoder_file, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE)
         manifest["files"] = {each: _file_entry(folder / each) for each in names}
         if hf_checkpoint:
@@ -145,6 +144,7 @@ def _manifest(
         "parity": parity,
         "data": metadata.get("data", []),
         "training": metadata.get("training", {}),
+        "notes": str(metadata.get("notes", "")),
         "golden": _golden(checkpoint),
     }
 
@@ -170,6 +170,24 @@ def _write_hf_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     shutil.copyfile(checkpoint.path / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != "validation"}
     write_json(folder / METADATA_FILE, metadata)
+
+
+def update_manifest(target: Path, **fields: Any) -> Bundle:
+    """Replace fields of ``bundle.json`` (metrics, calibration…), and rewrite the model card that states them.
+
+    Raises BundleError when the bundle is damaged, ExportError for a field that would break it.
+    """
+    bundle = load_bundle(target)
+    if unknown := sorted(set(fields) - {"metrics", "calibration", "support", "data", "training", "notes"}):
+        raise ExportError(f"{', '.join(unknown)} of a bundle can't be changed: export it again")
+    with _replaced(target) as folder:
+        shutil.copytree(target, folder, dirs_exist_ok=True)
+        manifest = {**bundle.manifest, **fields}
+        (folder / CARD_FILE).write_text(model_card(manifest), encoding="utf-8")
+        manifest["files"] = {**manifest["files"], CARD_FILE: _file_entry(folder / CARD_FILE)}
+        write_json(folder / MANIFEST, manifest)
+        load_bundle(folder)
+    return load_bundle(target)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

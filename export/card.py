@@ -14,8 +14,8 @@ judgement of quality, and a copy of the input scores 1.
 """
 
 
-def model_card(manifest: Mapping[str, Any], notes: str = "") -> str:
-    """Markdown for ``MODEL_CARD.md``; ``notes`` is training's own text, put in as it is."""
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """Markdown for ``MODEL_CARD.md``; training's own ``notes`` are put in as they are."""
     sizes = manifest["architecture"]
     parts = [
         f"# {manifest['name']}",
@@ -28,9 +28,8 @@ def model_card(manifest: Mapping[str, Any], notes: str = "") -> str:
         _data(manifest.get("data", [])),
         "## Training",
         _pairs(manifest.get("training", {})),
+        str(manifest.get("notes", "")).strip(),
     ]
-    if notes:
-        parts.append(notes.strip())
     parts += ["## What was measured", _pairs(manifest.get("metrics", {}))]
     parts += ["Parity of the exported graph:", _pairs(manifest["parity"])]
     parts += ["## What it can't do", LIMITS_OF_USE.strip()]

@@ -91,7 +91,7 @@ class Bundle:
         return Limits(**self.manifest["limits"])
 
     @property
-    def sampling(self) -> dict[str, float]:
+    def sampling(self) -> dict[str, Any]:
         """Default ``temperature``, ``top_p`` and ``top_k``."""
         return dict(self.manifest["sampling"])
 

@@ -37,6 +37,8 @@ SENTENCES = (
 )
 VOCABULARY = 640
 
+torch.set_num_threads(1)  # matrices of 64 x 64: threads would only wait for each other
+
 
 @functools.cache
 def session_folder() -> Path:

@@ -15,7 +15,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,8 +54,8 @@ class Steps(Protocol):
     capacity: int
     vocabulary: int
 
-    def prefill(self, row: int, tokens: list[int], past: int = 0) -> Top: ...
-    def decode(self, tokens: list[int], lengths: list[int]) -> Top: ...
+    def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top: ...
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top: ...
     def copy_row(self, source: int, target: int, length: int) -> None: ...
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 MASK = (1 << 64) - 1
 MAX_TOP_K = 64  # what the decoder's graph gives
+COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def choose(
     """One token id for each row; ``logits`` and ``ids`` are (rows, top), in falling order of the logit."""
     if all(row.temperature == 0.0 for row in sampling):
         return [int(token) for token in ids[:, 0]]
-    temperature = np.array([[row.temperature or 1.0] for row in sampling])
+    temperature = np.array([[max(row.temperature, COLDEST)] for row in sampling])
     top_k = np.array([[1 if row.temperature == 0.0 else row.top_k] for row in sampling])
     top_p = np.array([[row.top_p] for row in sampling])
     scaled = (logits.astype(np.float64) - logits[:, :1]) / temperature

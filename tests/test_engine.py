@@ -1,0 +1,448 @@
+"""The engine on a tiny real bundle: equal to transformers, the same in any company, honest in failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from promptdial.bundle import Bundle, load_bundle
+from promptdial.command import Command
+from promptdial.engine import (
+    Done,
+    Engine,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Sampling,
+    Token,
+)
+from promptdial.engine.decoder import Decoder, Top
+from promptdial.errors import (
+    BundleError,
+    Cancelled,
+    DeadlineExceeded,
+    DeviceError,
+    EngineError,
+    InputTooLong,
+    InvalidRequest,
+    Overloaded,
+    PromptdialError,
+    Unavailable,
+)
+from tests.tiny import SENTENCES, tiny_bundle, tiny_checkpoint
+
+GREEDY = Sampling(temperature=0.0)
+WARM = Sampling(temperature=1.0, top_p=0.95, top_k=40)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(tiny_bundle())
+
+
+@contextmanager
+def running(
+    bundle: Bundle, *, slots: int = 8, queue_limit: int = 256, max_running: int = 1
+) -> Iterator[Engine]:
+    engine = Engine.from_bundle(
+        bundle, threads=1, slots=slots, queue_limit=queue_limit, max_running=max_running
+    )
+    engine.start()
+    try:
+        yield engine
+    finally:
+        assert engine.close()
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Bundle) -> Iterator[Engine]:
+    with running(bundle) as engine:
+        yield engine
+
+
+class Gate(Decoder):
+    """The real decoder, whose decode steps wait for the test or fail when it says so."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle.decoder_path, bundle.architecture, threads=1, slots=4)
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.open.set()
+        self.failure: Exception | None = None
+        self.failures = 0
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top:
+        self.entered.set()
+        assert self.open.wait(30)
+        if self.failure is not None:
+            self.failures += 1
+            raise self.failure
+        return super().decode(tokens, lengths)
+
+
+@contextmanager
+def gated(bundle: Bundle, queue_limit: int = 8) -> Iterator[tuple[Engine, Gate]]:
+    gate = Gate(bundle)
+    engine = Engine(gate, bundle.tokenizer().end_id, queue_limit=queue_limit)
+    engine.start()
+    gate.entered.clear()
+    try:
+        yield engine, gate
+    finally:
+        gate.failure = None
+        gate.open.set()
+        assert engine.close()
+
+
+def prompts(bundle: Bundle, count: int) -> list[tuple[int, ...]]:
+    """Prompts of different tasks, targets and lengths."""
+    tokenizer, form, rng = bundle.tokenizer(), bundle.format, np.random.default_rng(0)
+    words = " ".join(SENTENCES).split()
+    made = []
+    for index in range(count):
+        text = " ".join(rng.choice(words, size=int(rng.integers(1, 25))))
+        command = Command(
+            form.tasks[index % len(form.tasks)], "image", float(rng.random()), int(rng.integers(1, 100))
+        )
+        made.append(tuple(tokenizer.prompt(command, text)))
+    return made
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    """Wait for a state that another thread brings about."""
+    give_up = time.monotonic() + 30
+    while not check():
+        assert time.monotonic() < give_up
+        threading.Event().wait(0.002)
+
+
+def test_fp32_greedy_tokens_equal_those_of_transformers_on_a_hundred_prompts() -> None:
+    bundle = load_bundle(tiny_bundle("fp32"))
+    tokenizer = bundle.tokenizer()
+    forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
+    model = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).eval()
+    asked = prompts(bundle, 100)
+    with running(bundle, max_running=8) as engine:
+        handles = [
+            engine.submit(GenerationRequest(prompt, max_tokens=10, sampling=GREEDY)) for prompt in asked
+        ]
+        found = [handle.result(60).candidates[0][0] for handle in handles]
+    for prompt, tokens in zip(asked, found, strict=True):
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=10,
+            do_sample=False,
+            suppress_tokens=forbidden,
+            pad_token_id=tokenizer.pad_id,
+        )
+        wanted = [token for token in out[0, len(prompt) :].tolist() if token != tokenizer.end_id]
+        assert tokens == wanted
+
+
+def test_int8_stays_close_to_fp32(bundle: Bundle) -> None:
+    parity = bundle.manifest["parity"]
+    assert parity["fp32"]["prompts"] >= 100
+    assert parity["int8"]["top1_agreement"] > 0.9
+    assert parity["int8"]["mean_kl"] < 0.01
+    assert parity["int8"]["perplexity_int8"] == pytest.approx(parity["int8"]["perplexity_fp32"], rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_request_gives_the_same_tokens_alone_and_in_a_changing_crowd(precision: str) -> None:
+    """ONNX Runtime's int8 kernel takes rows in pairs and rounds a last odd row differently."""
+    bundle = load_bundle(tiny_bundle(precision))
+    requests = [
+        GenerationRequest(prompt, n=1 + index % 3, max_tokens=3 + index % 40, sampling=WARM, seed=index)
+        for index, prompt in enumerate(prompts(bundle, 30))
+    ]
+    with running(bundle, max_running=8) as engine:
+        crowd = [handle.result(60).candidates for handle in [engine.submit(request) for request in requests]]
+    with running(bundle) as engine:
+        alone = [engine.submit(request).result(60).candidates for request in requests]
+    assert crowd == alone
+
+
+def test_a_seed_repeats_itself_and_another_seed_differs(engine: Engine, bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    texts = [
+        engine.submit(GenerationRequest(prompt, max_tokens=30, sampling=WARM, seed=seed))
+        .result(30)
+        .candidates
+        for seed in (7, 7, 8)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_candidates_differ_and_the_first_is_the_one_that_n_1_gives(engine: Engine, bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    many = engine.submit(GenerationRequest(prompt, n=4, max_tokens=30, sampling=WARM, seed=3)).result(30)
+    one = engine.submit(GenerationRequest(prompt, n=1, max_tokens=30, sampling=WARM, seed=3)).result(30)
+    assert len(many.candidates) == 4
+    assert many.candidates[0] == one.candidates[0]
+    assert len({tuple(tokens) for tokens, _ in many.candidates}) == 4
+
+
+def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    result = engine.submit(GenerationRequest(prompt, n=3, max_tokens=12, sampling=GREEDY)).result(30)
+    assert result.candidates[0] == result.candidates[1] == result.candidates[2]
+
+
+def test_prefill_in_pieces_gives_what_prefill_in_one_gives() -> None:
+    bundle = load_bundle(tiny_bundle("fp32"))
+    decoder = Decoder(bundle.decoder_path, bundle.architecture, threads=1, slots=2)
+    prompt = list(sorted(prompts(bundle, 10), key=len)[-1])
+    whole = decoder.prefill(0, prompt).logits.copy()
+    decoder.prefill(1, prompt[:5])
+    assert decoder.prefill(1, prompt[5:], past=5).logits == pytest.approx(whole, abs=1e-4)
+
+
+def test_events_tell_the_whole_story_in_order(engine: Engine, bundle: Bundle) -> None:
+    events: list[Event] = []
+    request = GenerationRequest(prompts(bundle, 1)[0], n=2, max_tokens=8, sampling=WARM, seed=1)
+    result = engine.submit(request, events.append).result(30)
+    for index, (tokens, reason) in enumerate(result.candidates):
+        assert [
+            event.token_id for event in events if isinstance(event, Token) and event.candidate == index
+        ] == tokens
+        assert Finished(index, reason) in events
+    assert events[-1] == Done(result.timing)
+    assert sum(isinstance(event, Done) for event in events) == 1
+
+
+def test_only_end_among_the_control_tokens_is_ever_chosen(engine: Engine, bundle: Bundle) -> None:
+    special = bundle.tokenizer().special_ids
+    hot = Sampling(temperature=50.0, top_p=1.0, top_k=64)
+    handles = [
+        engine.submit(GenerationRequest(prompt, n=8, max_tokens=40, sampling=hot, seed=index))
+        for index, prompt in enumerate(prompts(bundle, 6))
+    ]
+    results = [handle.result(60) for handle in handles]
+    assert not any(set(tokens) & special for result in results for tokens, _ in result.candidates)
+
+
+def test_a_candidate_ends_itself_with_stop_and_end_is_not_among_its_tokens(bundle: Bundle) -> None:
+    """Whatever token comes first is declared the end: the model is random and rarely says it itself."""
+    prompt = prompts(bundle, 1)[0]
+    decoder = Decoder(bundle.decoder_path, bundle.architecture, threads=1, slots=2)
+    third = int(_greedy(decoder, list(prompt), 3)[2])
+    engine = Engine(decoder, third)
+    engine.start()
+    try:
+        tokens, reason = (
+            engine.submit(GenerationRequest(prompt, max_tokens=9, sampling=GREEDY)).result(30).candidates[0]
+        )
+    finally:
+        engine.close()
+    assert reason == "stop"
+    assert third not in tokens
+    assert len(tokens) <= 2
+
+
+def _greedy(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
+    tokens = [int(decoder.prefill(0, prompt).ids[0, 0])]
+    while len(tokens) < count:
+        tokens.append(int(decoder.decode(tokens[-1:], [len(prompt) + len(tokens) - 1]).ids[0, 0]))
+    return tokens
+
+
+def test_generation_stops_at_max_tokens_and_at_the_last_position(engine: Engine, bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    positions = bundle.architecture.positions
+    tokens, reason = (
+        engine.submit(GenerationRequest(prompt, max_tokens=5, sampling=GREEDY)).result(30).candidates[0]
+    )
+    assert (len(tokens), reason) == (5, "length")
+    tokens, reason = (
+        engine.submit(GenerationRequest(prompt, max_tokens=999, sampling=GREEDY)).result(60).candidates[0]
+    )
+    assert reason == "stop" or len(prompt) + len(tokens) == positions + 1
+    full = (prompt * 100)[:positions]
+    assert len(engine.submit(GenerationRequest(full, sampling=GREEDY)).result(30).candidates[0][0]) <= 1
+
+
+def test_a_cancelled_request_frees_its_rows_and_the_next_one_runs(bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    with gated(bundle) as (engine, gate):
+        gate.open.clear()
+        first = engine.submit(GenerationRequest(prompt, n=4, max_tokens=200, sampling=WARM))
+        assert gate.entered.wait(30)
+        waiting = engine.submit(GenerationRequest(prompt, max_tokens=200))
+        first.cancel()
+        waiting.cancel()
+        gate.open.set()
+        for handle in (first, waiting):
+            with pytest.raises(Cancelled):
+                handle.result(30)
+        eventually(lambda: engine.stats.running_sequences == 0)
+        assert (
+            len(engine.submit(GenerationRequest(prompt, max_tokens=3, sampling=GREEDY)).result(30).candidates)
+            == 1
+        )
+
+
+@pytest.mark.parametrize("where", ["in the queue", "while it was generated"])
+def test_a_deadline_is_kept_in_the_queue_and_in_flight(bundle: Bundle, where: str) -> None:
+    prompt = prompts(bundle, 1)[0]
+    with gated(bundle) as (engine, gate):
+        gate.open.clear()
+        if where == "in the queue":
+            engine.submit(GenerationRequest(prompt, max_tokens=200)).request  # noqa: B018
+            assert gate.entered.wait(30)
+        soon = time.monotonic() + (0.0 if where == "in the queue" else 0.3)
+        late = engine.submit(GenerationRequest(prompt, max_tokens=200, deadline=soon))
+        if where != "in the queue":
+            assert gate.entered.wait(30)
+            eventually(lambda: time.monotonic() > soon)
+        gate.open.set()
+        with pytest.raises(DeadlineExceeded, match=where):
+            late.result(30)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    with gated(bundle, queue_limit=2) as (engine, gate):
+        gate.open.clear()
+        request = GenerationRequest(prompt, max_tokens=3)
+        admitted = [engine.submit(request)]
+        assert gate.entered.wait(30)
+        admitted += [engine.submit(request), engine.submit(request)]
+        with pytest.raises(Overloaded) as refused:
+            engine.submit(request)
+        assert refused.value.retry_after_s is not None
+        assert refused.value.retry_after_s > 0
+        gate.open.set()
+        assert all(handle.result(30).candidates for handle in admitted)
+
+
+def test_a_failed_step_fails_its_requests_visibly_and_the_engine_recovers(bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    with gated(bundle) as (engine, gate):
+        gate.open.clear()
+        events: list[Event] = []
+        doomed = engine.submit(GenerationRequest(prompt, n=2, max_tokens=50), events.append)
+        assert gate.entered.wait(30)
+        gate.failure = RuntimeError("the device is gone")
+        gate.open.set()
+        with pytest.raises(EngineError):
+            doomed.result(30)
+        assert isinstance(events[-1], Failed)
+        eventually(lambda: not engine.ready)
+        with pytest.raises(Unavailable):
+            engine.submit(GenerationRequest(prompt))
+        gate.failure = None
+        eventually(lambda: engine.ready)
+        assert engine.stats.failed_steps == 1
+        assert engine.submit(GenerationRequest(prompt, max_tokens=3, sampling=GREEDY)).result(30).candidates
+
+
+def test_a_listener_that_raises_cancels_its_request_only(bundle: Bundle, engine: Engine) -> None:
+    def gone(event: Event) -> None:
+        raise ConnectionError("nobody listens")
+
+    prompt = prompts(bundle, 1)[0]
+    with pytest.raises(Cancelled):
+        engine.submit(GenerationRequest(prompt, max_tokens=100, sampling=WARM), gone).result(30)
+    assert engine.submit(GenerationRequest(prompt, max_tokens=2, sampling=GREEDY)).result(30).candidates
+
+
+def test_a_hung_step_stops_the_heartbeat_and_an_idle_engine_keeps_it(bundle: Bundle) -> None:
+    with gated(bundle) as (engine, gate):
+        idle = engine.heartbeat
+        eventually(lambda: engine.heartbeat > idle)
+        gate.open.clear()
+        engine.submit(GenerationRequest(prompts(bundle, 1)[0], max_tokens=2))
+        assert gate.entered.wait(30)
+        hung = engine.heartbeat
+        threading.Event().wait(0.3)
+        assert engine.heartbeat == hung
+
+
+def test_closing_finishes_admitted_work_within_the_drain_and_fails_the_rest(bundle: Bundle) -> None:
+    prompt = prompts(bundle, 1)[0]
+    with running(bundle) as engine:
+        kept = engine.submit(GenerationRequest(prompt, max_tokens=5, sampling=GREEDY))
+        assert engine.close(drain_s=30)
+        assert kept.result(0).candidates
+        with pytest.raises(Unavailable):
+            engine.submit(GenerationRequest(prompt))
+    with gated(bundle) as (engine, gate):
+        gate.open.clear()
+        lost = engine.submit(GenerationRequest(prompt, max_tokens=50))
+        assert gate.entered.wait(30)
+        closer = threading.Thread(target=engine.close)
+        closer.start()
+        eventually(lambda: not engine.ready)
+        gate.open.set()
+        closer.join(30)
+        with pytest.raises(Unavailable):
+            lost.result(30)
+
+
+def test_an_engine_that_was_not_started_takes_nothing(bundle: Bundle) -> None:
+    engine = Engine.from_bundle(bundle, threads=1, slots=1)
+    assert not engine.ready
+    with pytest.raises(Unavailable):
+        engine.submit(GenerationRequest(prompts(bundle, 1)[0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"sampling": Sampling(temperature=-0.1)}, "temperature"),
+        ({"sampling": Sampling(temperature=float("nan"))}, "temperature"),
+        ({"sampling": Sampling(top_p=0.0)}, "top_p"),
+        ({"sampling": Sampling(top_p=1.1)}, "top_p"),
+        ({"sampling": Sampling(top_k=0)}, "top_k"),
+        ({"sampling": Sampling(top_k=65)}, "top_k"),
+        ({"prompt": ()}, "input"),
+        ({"prompt": (1_000_000,)}, "input"),
+        ({"prompt": (-1,)}, "input"),
+    ],
+)
+def test_a_bad_request_is_refused_with_the_name_of_its_field(
+    engine: Engine, changes: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        engine.submit(GenerationRequest(**{"prompt": (5, 6), **changes}))  # type: ignore[arg-type]
+    assert refused.value.field == field
+
+
+def test_a_prompt_longer_than_the_model_is_refused(engine: Engine) -> None:
+    with pytest.raises(InputTooLong):
+        engine.submit(GenerationRequest((5,) * 5000))
+
+
+def test_another_device_than_the_cpu_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(DeviceError, match="cuda"):
+        Engine.from_bundle(bundle, device="cuda")
+
+
+def test_a_decoder_of_other_sizes_than_the_bundle_says_is_refused(bundle: Bundle) -> None:
+    other = {**bundle.manifest["architecture"], "layers": 3}
+    with pytest.raises(BundleError, match="layers"):
+        Engine.from_bundle(Bundle(bundle.path, {**bundle.manifest, "architecture": other}, bundle.version))
+
+
+def test_errors_are_a_tree_with_a_status_and_a_code_each() -> None:
+    def leaves(kind: type[PromptdialError]) -> Iterator[type[PromptdialError]]:
+        yield kind
+        for child in kind.__subclasses__():
+            yield from leaves(child)
+
+    kinds = list(leaves(PromptdialError))
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    assert all(400 <= kind.status < 600 for kind in kinds)

@@ -1,0 +1,219 @@
+"""Export: what it refuses, what it leaves behind, and the way back from a bundle to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel, GPTNeoConfig, GPTNeoForCausalLM
+
+from export.__main__ import main
+from export.bundle import export_bundle, update_manifest
+from export.quantization import block_size, dequantize_blocks, quantize_blocks, quantize_channels
+from export.restore import restore_model
+from promptdial.bundle import load_bundle
+from promptdial.engine import Engine, GenerationRequest, Sampling
+from promptdial.errors import ExportError
+from tests.tiny import make_checkpoint, scorer_folder, tiny_bundle, tiny_checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint(), tmp_path / "checkpoint"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def refused(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command line says about a checkpoint that it must refuse, leaving nothing behind."""
+    target = checkpoint.parent / "bundle"
+    assert main([str(checkpoint), str(target), "--scorer", str(scorer_folder())]) == 1
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "promptdial.json"])
+def test_a_missing_file_of_a_checkpoint_is_named(
+    checkpoint: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / name).unlink()
+    assert f"it has no {name}" in refused(checkpoint, capsys)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = GPTNeoConfig(  # type: ignore[no-untyped-call]
+        vocab_size=64, hidden_size=32, num_layers=1, num_heads=2, attention_types=[[["global"], 1]]
+    )
+    model = GPTNeoForCausalLM(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(checkpoint)
+    assert "GPTNeoForCausalLM; only GPT2LMHeadModel can be exported" in refused(checkpoint, capsys)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("activation_function", "relu"),
+        ("scale_attn_by_inverse_layer_idx", True),
+        ("tie_word_embeddings", False),
+        ("add_cross_attention", True),
+    ],
+)
+def test_a_gpt_2_that_computes_otherwise_is_refused(
+    checkpoint: Path, field: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(checkpoint / "config.json", lambda config: config.update({field: value}))
+    assert f"{field} is {value!r}" in refused(checkpoint, capsys)
+
+
+def test_damaged_parts_of_a_checkpoint_are_named(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(whole[:-1000])
+    assert "model.safetensors can't be loaded" in refused(checkpoint, capsys)
+    (checkpoint / "model.safetensors").write_bytes(whole)
+    edit(checkpoint / "promptdial.json", lambda data: data["command"]["tasks"].append("sing"))
+    assert "promptdial.json and tokenizer.json don't fit together" in refused(checkpoint, capsys)
+    (checkpoint / "promptdial.json").write_text("{", encoding="utf-8")
+    assert "promptdial.json is not JSON" in refused(checkpoint, capsys)
+
+
+def test_limits_that_the_positions_cannot_hold_are_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"max_input_tokens": 200, "max_tokens": 100}
+    edit(checkpoint / "promptdial.json", lambda data: data.update(limits=limits))
+    assert "need 304 positions, the model has 256" in refused(checkpoint, capsys)
+
+
+def test_a_graph_that_differs_from_pytorch_is_refused(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parity check must be able to fail: here the graph's layer norms have another epsilon."""
+    monkeypatch.setattr("export.graph.EPSILON", 0.5)
+    with pytest.raises(ExportError, match="differs from transformers"):
+        export_bundle(checkpoint, checkpoint.parent / "bundle", scorer=scorer_folder())
+    assert not (checkpoint.parent / "bundle").exists()
+
+
+def test_a_failed_export_leaves_the_bundle_that_was_there(checkpoint: Path, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(tiny_bundle(), tmp_path / "bundle"))
+    version = load_bundle(target).version
+    with pytest.raises(ExportError, match=r"has no scorer\.onnx"):
+        export_bundle(checkpoint, target, scorer=tmp_path)
+    assert load_bundle(target).version == version
+    export_bundle(checkpoint, target, name="newer", scorer=scorer_folder())
+    assert load_bundle(target).name == "newer"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "checkpoint"]
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = checkpoint.parent / "precious"
+    target.mkdir()
+    (target / "thesis.txt").write_text("years of work", encoding="utf-8")
+    assert main([str(checkpoint), str(target)]) == 1
+    assert "is no bundle: it will not be overwritten" in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+
+
+def test_the_command_line_exports_and_prints_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "models" / "new"
+    options = ["--precision", "fp32", "--name", "new", "--scorer", str(scorer_folder()), "--hf-checkpoint"]
+    assert main([str(tiny_checkpoint()), str(target), *options]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["model"] == f"new@{load_bundle(target).version}"
+    assert summary["parity"]["fp32"]["prompts"] >= 100
+    weights = load_file(target / "checkpoint" / "model.safetensors")
+    assert all(value.dtype == torch.float16 for value in weights.values())
+    assert (target / "checkpoint" / "promptdial.json").is_file()
+
+
+def test_the_model_card_states_data_licences_attribution_and_limits() -> None:
+    card = (tiny_bundle() / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for needed in (
+        "| tests | 7 | Apache-2.0 | written for these tests |",
+        "validation_loss: 6.4",
+        "What it can't do",
+    ):
+        assert needed in card
+
+
+def test_metrics_can_be_added_later_and_reach_the_card(tmp_path: Path) -> None:
+    target = Path(shutil.copytree(tiny_bundle(), tmp_path / "bundle"))
+    bundle = update_manifest(target, metrics={"copy_rate": 0.125}, calibration={"expand": []})
+    assert bundle.manifest["metrics"] == {"copy_rate": 0.125}
+    assert "copy_rate: 0.125" in (target / "MODEL_CARD.md").read_text(encoding="utf-8")
+    with pytest.raises(ExportError, match="golden of a bundle can't be changed"):
+        update_manifest(target, golden=[])
+
+
+def test_validation_rows_of_the_checkpoint_are_what_parity_is_measured_on(checkpoint: Path) -> None:
+    rows = [[[5, 6, 7, 8, 1], [20 + index, 21, 2]] for index in range(130)]
+    edit(checkpoint / "promptdial.json", lambda data: data.update(validation=rows))
+    bundle = export_bundle(checkpoint, checkpoint.parent / "bundle", scorer=scorer_folder())
+    assert bundle.manifest["parity"]["int8"]["rows"] == 130
+    assert bundle.manifest["parity"]["int8"]["tokens"] == 390
+
+
+def test_other_sizes_of_gpt_2_export_too(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "wide", layers=3, heads=4, width=96, seed=2)
+    bundle = export_bundle(source, tmp_path / "bundle", scorer=scorer_folder())
+    assert (bundle.architecture.layers, bundle.architecture.head_dim) == (3, 24)
+
+
+def test_a_width_that_int8_blocks_do_not_divide_is_refused(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "odd", heads=1, width=24)
+    with pytest.raises(ExportError, match="int8 needs a width that 32 divides, not 24"):
+        export_bundle(source, tmp_path / "bundle", scorer=scorer_folder())
+
+
+@pytest.mark.parametrize(("precision", "step"), [("fp32", 0.0), ("int8", 0.51)])
+def test_a_bundle_gives_its_weights_back(precision: str, step: float) -> None:
+    trained = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).state_dict()
+    restored = restore_model(load_bundle(tiny_bundle(precision))).state_dict()
+    assert trained.keys() == restored.keys()
+    for name, value in trained.items():
+        bound = step * float(value.abs().max()) / 127
+        assert float((restored[name] - value).abs().max()) <= bound, name
+
+
+def test_a_restored_checkpoint_exports_to_a_bundle_that_says_the_same(tmp_path: Path) -> None:
+    assert main(["restore", str(tiny_bundle()), str(tmp_path / "restored")]) == 0
+    again = export_bundle(tmp_path / "restored", tmp_path / "bundle", scorer=scorer_folder())
+    request = GenerationRequest(
+        (5, 30, 60, 62, 300, 301, 1), max_tokens=20, sampling=Sampling(temperature=0.0)
+    )
+    answers = []
+    for bundle in (load_bundle(tiny_bundle()), again):
+        engine = Engine.from_bundle(bundle, threads=1, slots=2)
+        engine.start()
+        answers.append(engine.submit(request).result(30).candidates)
+        engine.close()
+    assert answers[0] == answers[1]
+
+
+def test_quantized_weights_come_back_within_half_a_step() -> None:
+    weight = np.random.default_rng(0).normal(size=(48, 256)).astype(np.float32)
+    table, scales = quantize_blocks(weight, 128)
+    assert np.abs(dequantize_blocks(table, scales) - weight).max() <= scales.max() * 0.5001
+    whole, by_row = quantize_channels(weight, axis=1)
+    assert np.abs(whole * by_row - weight).max() <= by_row.max() * 0.5001
+    assert np.all(dequantize_blocks(*quantize_blocks(np.zeros((2, 32), np.float32), 32)) == 0)
+    assert [block_size(width) for width in (768, 192, 96, 24)] == [128, 64, 32, None]

@@ -1,0 +1,94 @@
+"""Choosing tokens: the draws, top-k and top-p, and that a row is its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptdial.engine.sampling import Sampling, choose, uniform
+from promptdial.engine.threads import available_cpus
+
+LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
+IDS = np.array([[11, 22, 33, 44]])
+
+
+def frequencies(sampling: Sampling, count: int = 4000) -> dict[int, float]:
+    draws = [uniform(1, 0, step) for step in range(count)]
+    chosen = choose(np.repeat(LOGITS, count, 0), np.repeat(IDS, count, 0), [sampling] * count, draws)
+    return {token: chosen.count(token) / count for token in set(chosen)}
+
+
+def test_tokens_come_as_often_as_their_probability_says() -> None:
+    found = frequencies(Sampling(temperature=1.0, top_p=1.0, top_k=64))
+    assert found == pytest.approx({11: 0.5, 22: 0.3, 33: 0.15, 44: 0.05}, abs=0.03)
+
+
+def test_temperature_sharpens() -> None:
+    found = frequencies(Sampling(temperature=0.5, top_p=1.0, top_k=64))
+    assert found[11] == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=0.03)
+
+
+def test_top_k_keeps_the_likeliest_k() -> None:
+    assert set(frequencies(Sampling(temperature=1.0, top_p=1.0, top_k=2))) == {11, 22}
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_p() -> None:
+    assert set(frequencies(Sampling(temperature=1.0, top_p=0.75, top_k=64))) == {11, 22}
+    assert set(frequencies(Sampling(temperature=1.0, top_p=0.01, top_k=64))) == {11}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-9])
+def test_no_temperature_means_greedy(temperature: float) -> None:
+    assert set(frequencies(Sampling(temperature=temperature, top_p=1.0), 50)) == {11}
+
+
+def test_greedy_and_sampled_rows_share_a_batch() -> None:
+    sampling = [Sampling(temperature=0.0), Sampling(temperature=1.0, top_p=1.0)]
+    chosen = choose(np.repeat(LOGITS, 2, 0), np.repeat(IDS, 2, 0), sampling, [0.99, 0.99])
+    assert chosen == [11, 44]
+
+
+@given(seed=st.integers(0, 2**63), candidate=st.integers(0, 31), step=st.integers(0, 10_000))
+def test_a_draw_lies_in_0_to_1_and_repeats(seed: int, candidate: int, step: int) -> None:
+    draw = uniform(seed, candidate, step)
+    assert 0.0 <= draw < 1.0
+    assert draw == uniform(seed, candidate, step)
+
+
+def test_draws_of_neighbouring_seeds_candidates_and_steps_are_unrelated() -> None:
+    draws = np.array([[[uniform(s, c, t) for t in range(40)] for c in range(8)] for s in range(8)])
+    assert len(np.unique(draws)) == draws.size
+    assert abs(draws.mean() - 0.5) < 0.02
+    for axis in range(3):
+        left, right = np.take(draws, range(7), axis).ravel(), np.take(draws, range(1, 8), axis).ravel()
+        assert abs(np.corrcoef(left, right)[0, 1]) < 0.1
+
+
+@given(
+    logits=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=64),
+    draw=st.floats(0, 1, exclude_max=True),
+    temperature=st.floats(0, 100),
+    top_p=st.floats(0.001, 1),
+    top_k=st.integers(1, 64),
+)
+def test_whatever_the_numbers_a_listed_token_is_chosen(
+    logits: list[float], draw: float, temperature: float, top_p: float, top_k: int
+) -> None:
+    row = np.sort(np.array([logits], np.float32), axis=1)[:, ::-1]
+    ids = np.arange(len(logits))[None]
+    assert choose(row, ids, [Sampling(temperature, top_p, top_k)], [draw])[0] < min(top_k, len(logits))
+
+
+def test_threads_follow_the_cgroup_quota(tmp_path: Path) -> None:
+    folder = tmp_path
+    unlimited = available_cpus(folder)
+    (folder / "cpu.max").write_text("100000 100000\n", encoding="ascii")
+    assert available_cpus(folder) == 1
+    (folder / "cpu.max").write_text("50000 100000\n", encoding="ascii")
+    assert available_cpus(folder) == 1
+    (folder / "cpu.max").write_text("max 100000\n", encoding="ascii")
+    assert available_cpus(folder) == unlimited

@@ -1,0 +1,70 @@
+"""Clamping of targets to what the training data holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from promptdial.command import Command
+from promptdial.support import Support
+from tests.tiny import make_metadata
+
+SUPPORT = Support.from_json(
+    make_metadata()["support"]
+)  # lengths 3-90, cells at 4 (0.3-0.95) and 40 (0.1-0.85)
+
+
+def test_targets_inside_the_support_stay_as_they_are() -> None:
+    command = Command("expand", "image", 0.5, 40)
+    assert SUPPORT.clamp(command) == (command, frozenset())
+
+
+def test_left_out_targets_are_the_median_length_and_its_90th_percentile_and_do_not_count_as_clamped() -> None:
+    assert SUPPORT.clamp(Command("expand", "image")) == (Command("expand", "image", 0.9, 12), frozenset())
+
+
+def test_a_length_outside_is_pulled_in_first_and_relevance_is_judged_at_the_new_length() -> None:
+    clamped, fields = SUPPORT.clamp(Command("expand", "image", 0.9, 1000))
+    assert clamped == Command("expand", "image", 0.85, 90)
+    assert fields == {"length", "relevance"}
+    clamped, fields = SUPPORT.clamp(Command("expand", "image", 0.1, 1))
+    assert clamped == Command("expand", "image", 0.3, 3)
+    assert fields == {"length", "relevance"}
+
+
+def test_the_same_relevance_can_be_had_at_one_length_and_not_at_another() -> None:
+    assert SUPPORT.clamp(Command("tags", "image", 0.95, 4))[1] == frozenset()
+    assert SUPPORT.clamp(Command("tags", "image", 0.95, 40))[1] == {"relevance"}
+
+
+def test_a_task_without_rows_is_left_alone() -> None:
+    nothing = Support({})
+    command = Command("expand", "image", 1.0, 5000)
+    assert nothing.clamp(command) == (command, frozenset())
+    assert nothing.clamp(Command("expand", "image")) == (Command("expand", "image"), frozenset())
+    assert "expand" not in nothing
+    assert nothing.range("expand", 10) is None
+    assert nothing.length_range("expand") is None
+
+
+def test_the_range_is_that_of_the_nearest_cell() -> None:
+    assert SUPPORT.range("expand", 9) == (0.3, 0.95, 0.9)
+    assert SUPPORT.range("expand", 200) == (0.1, 0.85, 0.8)
+    assert SUPPORT.length_range("expand") == (3, 90)
+
+
+@given(
+    relevance=st.none() | st.floats(0, 1),
+    length=st.none() | st.integers(1, 10_000),
+    task=st.sampled_from(["expand", "x"]),
+)
+def test_clamping_twice_changes_nothing_more(relevance: float | None, length: int | None, task: str) -> None:
+    once, _ = SUPPORT.clamp(Command(task, "image", relevance, length))
+    assert SUPPORT.clamp(once) == (once, frozenset())
+
+
+@pytest.mark.parametrize("broken", [{"expand": {}}, {"expand": {"length": {}, "cells": []}}, {"expand": 3}])
+def test_malformed_support_is_an_error(broken: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        Support.from_json(broken)
