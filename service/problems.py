@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 INTERNAL_CODE = "internal_error"
 INTERNAL_DETAIL = "Something went wrong on the server. The log has the details under this request id."
-CLIENT_CLOSED_REQUEST = 499  # nginx's code: nobody is there to read the answer, but log and metrics count it
+# Where Python's own phrase differs between its versions, or there is none.
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
 MAX_ERRORS_SHOWN = 16
 MAX_NAME_SHOWN = 64
 
@@ -93,10 +94,9 @@ def problem(
     """The response; its code is also noted for metrics and log."""
     context = RequestContext.of(scope)
     context.code = code
-    title = "Client Closed Request" if status == CLIENT_CLOSED_REQUEST else HTTPStatus(status).phrase
     body: dict[str, Any] = {
         "type": f"urn:promptdial:problem:{code}",
-        "title": title,
+        "title": TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
@@ -165,7 +165,9 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     if found[0]["type"] == "json_invalid":
         detail = f"the body is not valid JSON: {found[0]['ctx']['error']} at character {found[0]['loc'][-1]}"
         return problem(request.scope, MalformedBody.status, MalformedBody.code, detail)
-    errors = [_field_error(item) for item in found[:MAX_ERRORS_SHOWN]]
+    errors = [_field_error(item) for item in found[:# Where Python's own phrase differs between its versions, or there is none.
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
+MAX_ERRORS_SHOWN]]
     detail = "; ".join(f"{item['field'] or 'body'}: {item['message']}" for item in errors)
     return problem(request.scope, InvalidRequest.status, InvalidRequest.code, detail, errors=errors)
 
