@@ -165,9 +165,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     if found[0]["type"] == "json_invalid":
         detail = f"the body is not valid JSON: {found[0]['ctx']['error']} at character {found[0]['loc'][-1]}"
         return problem(request.scope, MalformedBody.status, MalformedBody.code, detail)
-    errors = [_field_error(item) for item in found[:# Where Python's own phrase differs between its versions, or there is none.
-TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
-MAX_ERRORS_SHOWN]]
+    errors = [_field_error(item) for item in found[:MAX_ERRORS_SHOWN]]
     detail = "; ".join(f"{item['field'] or 'body'}: {item['message']}" for item in errors)
     return problem(request.scope, InvalidRequest.status, InvalidRequest.code, detail, errors=errors)
 
