@@ -78,7 +78,12 @@ class CommandFormat:
         length: int | str = ANY
         if command.length is not None:
             length = self.length_buckets[self.length_bucket(command.length)]
-        return (f"<task:{command.task}>", f"<modality:{command.modality}>", f"<rel:{relevance}>", f"<len:{length}>")
+        return (
+            f"<task:{command.task}>",
+            f"<modality:{command.modality}>",
+            f"<rel:{relevance}>",
+            f"<len:{length}>",
+        )
 
     def relevance_bucket(self, relevance: float) -> int:
         """Index of the bucket whose centre is nearest to a relevance in 0-1."""

@@ -61,7 +61,7 @@ TASK_INFO: dict[str, Task] = {
             "compress",
             "A long prompt becomes a short one that keeps what matters.",
             "A prompt of several sentences.",
-            "A weathered wooden boat rests on a pebble beach at dawn. Soft pink light falls on the calm water behind it, "
+            "A weathered wooden boat rests on a pebble beach at dawn. Soft pink light falls on the calm water behind, "
             "and a coil of rope lies beside the bow.",
         ),
         Task(

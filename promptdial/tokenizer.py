@@ -35,7 +35,9 @@ class PromptTokenizer:
         return cls(Tokenizer.from_file(str(path)), format)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary: int, format: CommandFormat = DEFAULT_FORMAT) -> PromptTokenizer:
+    def train(
+        cls, texts: Iterable[str], vocabulary: int, format: CommandFormat = DEFAULT_FORMAT
+    ) -> PromptTokenizer:
         """Learn a byte-level BPE of `vocabulary` entries, control tokens and 256 bytes included."""
         tokenizer = Tokenizer(models.BPE())
         # The space before the first word makes it the same token at the start of an input and amid an output.
@@ -71,6 +73,11 @@ class PromptTokenizer:
             raise KeyError(token)
         return int(token_id)
 
+    def word_ids(self) -> list[int]:
+        """Ids of the entries that begin a word and hold letters only."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        return sorted(i for entry, i in vocabulary.items() if entry[0] == "\u0120" and entry[1:].isalpha())
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; never a control token."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -89,5 +96,7 @@ class PromptTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without control tokens and outer white space."""
-        text = self._tokenizer.decode([i for i in ids if i not in self._special_ids], skip_special_tokens=False)
+        text = self._tokenizer.decode(
+            [i for i in ids if i not in self._special_ids], skip_special_tokens=False
+        )
         return str(text).strip()

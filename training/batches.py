@@ -1,0 +1,117 @@
+"""Token rows and batches: rows of like length together, a batch counted in tokens, loss on outputs only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+from promptdial.command import Command
+from promptdial.tokenizer import PromptTokenizer
+from training.episodes import Episode
+from training.recipe import DataRecipe
+
+IGNORED = -100  # label of positions without loss
+# Matrix kernels are compiled per shape: few shapes, few compilations.
+LENGTH_STEP = 8
+TARGET_STEP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An episode as token ids, its command apart so that fields can be left out anew each time."""
+
+    command: Command
+    input: list[int]
+    output: list[int]  # <end> included
+
+    @property
+    def length(self) -> int:
+        """Tokens in all: 4 of the command, the input, `<out>`, the output."""
+        return 5 + len(self.input) + len(self.output)
+
+
+def tokenize(episodes: Sequence[Episode], tokenizer: PromptTokenizer, recipe: DataRecipe) -> list[Row]:
+    """Rows within the recipe's limits, each origin as often as the recipe says; longer ones are left out."""
+    inputs = tokenizer.encode_batch([episode.input for episode in episodes])
+    outputs = tokenizer.encode_batch([episode.output for episode in episodes])
+    rows = []
+    for episode, input, output in zip(episodes, inputs, outputs, strict=True):
+        if len(input) <= recipe.max_input_tokens and len(output) < recipe.max_tokens:
+            row = Row(episode.command, input, [*output, tokenizer.end_id])
+            rows.extend([row] * recipe.repeat.get(episode.origin, 1))
+    return rows
+
+
+class BatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """Whole batches as items: `input_ids` and `labels` (rows, tokens), padded on the right.
+
+    Padding needs no mask: under causal attention no token sees what stands to its right.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], tokenizer: PromptTokenizer, batch_tokens: int, any_share: float, seed: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._any_share = any_share
+        self._rng = random.Random(seed)
+        # A few tokens of noise mix rows of neighbouring lengths.
+        ordered = sorted(rows, key=lambda row: row.length + self._rng.uniform(0, 4))
+        self._batches: list[list[Row]] = []
+        longest = 0
+        for row in ordered:
+            longest = max(longest, _rounded(row.length, LENGTH_STEP))
+            if not self._batches or longest * (len(self._batches[-1]) + 1) > batch_tokens:
+                self._batches.append([])
+                longest = _rounded(row.length, LENGTH_STEP)
+            self._batches[-1].append(row)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rows = self._batches[index]
+        longest = _rounded(max(row.length for row in rows), LENGTH_STEP)
+        input_ids = torch.full((len(rows), longest), self._tokenizer.end_id)
+        labels = torch.full((len(rows), longest), IGNORED)
+        for number, row in enumerate(rows):
+            prompt = [
+                *self._tokenizer.command(self._with_gaps(row.command)),
+                *row.input,
+                self._tokenizer.out_id,
+            ]
+            ids = torch.tensor([*prompt, *row.output])
+            input_ids[number, : len(ids)] = ids
+            labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]
+        return {"input_ids": input_ids, "labels": labels}
+
+    def _with_gaps(self, command: Command) -> Command:
+        """The command with relevance, length or both left out in a share of the rows."""
+        return Command(
+            command.task,
+            command.modality,
+            None if self._rng.random() < self._any_share else command.relevance,
+            None if self._rng.random() < self._any_share else command.length,
+        )
+
+
+def output_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross entropy over output tokens; the vocabulary is multiplied at their positions only."""
+    hidden = model.transformer(input_ids=batch["input_ids"], use_cache=False).last_hidden_state  # type: ignore[operator]
+    targets = batch["labels"].roll(-1, dims=1)
+    targets[:, -1] = IGNORED
+    targets = targets.flatten()
+    wanted = targets != IGNORED
+    count = min(_rounded(int(wanted.sum()), TARGET_STEP), len(targets))
+    # The wanted positions first, then as many others as fill up the shape; those have no loss.
+    positions = torch.argsort(wanted, descending=True, stable=True)[:count]
+    logits = model.lm_head(hidden.flatten(0, 1)[positions])  # type: ignore[operator]
+    return torch.nn.functional.cross_entropy(logits.float(), targets[positions], ignore_index=IGNORED)
+
+
+def _rounded(count: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-count // step) * step

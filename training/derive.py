@@ -1,0 +1,230 @@
+"""Episodes from the open data: pairs as found, cut, reversed and reused; inputs made by rule where only outputs exist.
+
+Each function takes rows of one kind and yields unlabelled episodes; `prepare` scores, mixes and splits them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from promptdial.command import word_count
+from training import rules
+from training.episodes import Episode
+
+Row = dict[str, Any]
+
+
+def _episode(
+    row: Row, task: str, modality: str, input: str, output: str, method: str, key: str
+) -> Iterator[Episode]:
+    """One derived episode, unless a side came out empty or the input gives the output away whole."""
+    input, output = rules.clean(input), rules.clean(output)
+    if word_count(input) < 1 or word_count(output) < 2 or input.casefold() == output.casefold():
+        return
+    origin = "real" if method == "pair" else "derived"
+    yield Episode(
+        task,
+        modality,
+        input,
+        output,
+        origin,
+        method,
+        row["source"],
+        row["licence"],
+        key,
+        words=word_count(output),
+    )
+
+
+def from_pairs(pairs: list[Row], rng: random.Random) -> Iterator[Episode]:
+    """Every pair: as found, cut, reused as image, and with inputs of the other tasks made from its output."""
+    for row in pairs:
+        task, modality, key = row["kind"], row["modality"], row["input"]
+        modalities = [modality]
+        if modality == "video" and not rules.MOTION.search(row["input"] + " " + row["output"]):
+            modalities.append("image")
+        beginnings = _beginnings(row["output"], rng, 3)
+        for target in modalities:
+            method = "pair" if target == modality else "reused"
+            yield from _episode(row, task, target, row["input"], row["output"], method, key)
+            for cut in beginnings[:-1]:
+                yield from _episode(row, task, target, row["input"], cut, "cut", key)
+            yield from _other_tasks(row, target, beginnings, key, rng)
+            if task == "expand":
+                yield from _episode(row, "compress", target, row["output"], row["input"], "reversed", key)
+        yield from _cut_reuse(row, rng)
+
+
+def _cut_reuse(row: Row, rng: random.Random) -> Iterator[Episode]:
+    """A video prompt with motion late in it still begins with a still image: its beginnings free of motion words."""
+    if row["modality"] != "video" or rules.MOTION.search(row["input"]):
+        return
+    still = [cut for cut in rules.cuts(row["output"])[:-1] if not rules.MOTION.search(cut)]
+    for cut in rng.sample(still, min(2, len(still))):
+        yield from _episode(row, row["kind"], "image", row["input"], cut, "reused", row["input"])
+
+
+def _beginnings(text: str, rng: random.Random, shorter: int) -> list[str]:
+    """Up to `shorter` beginnings that end with a sentence, then the whole text."""
+    *cut, whole = rules.cuts(text)
+    return [*sorted(rng.sample(cut, min(shorter, len(cut))), key=len), whole]
+
+
+def _other_tasks(
+    row: Row, modality: str, beginnings: list[str], key: str, rng: random.Random
+) -> Iterator[Episode]:
+    """Rows of half the tasks from beginnings of one output, asked for in the words of each task."""
+    for make in rng.sample((_as_tags, _as_suggest, _as_expand, _as_brief, _as_style, _as_compress), 3):
+        yield from make(row, modality, rng.choice(beginnings), key, rng)
+
+
+def _as_tags(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
+    if len(rules.key_phrases(text)) >= 2:
+        yield from _episode(row, "tags", modality, rules.tag_list(text, rng), text, "keywords", key)
+
+
+def _as_suggest(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
+    query = rules.half(text, rng) if rng.random() < 0.5 else rules.telegraphic(text, rng, 4)
+    yield from _episode(row, "suggest", modality, query, text, "half" if query in text else "query", key)
+
+
+def _as_expand(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
+    if rng.random() < 0.5:
+        yield from _episode(row, "expand", modality, rules.head_phrase(text, rng), text, "head", key)
+    else:
+        yield from _episode(row, "expand", modality, rules.telegraphic(text, rng), text, "telegraphic", key)
+
+
+_BRIEF_OPENINGS = {
+    "template": (
+        "Design a {kind} about {head}.",
+        "Create a {kind} with {head}.",
+        "I need a {kind} that shows {head}.",
+    ),
+    "image": (
+        "Create an image of {head}.",
+        "I need a picture that shows {head}.",
+        "Design a visual with {head}.",
+    ),
+    "video": (
+        "Make a video of {head}.",
+        "I need a short clip that shows {head}.",
+        "Create a video ad with {head}.",
+    ),
+}
+_BRIEF_DETAILS = (
+    "It should include {list}.",
+    "Show {list}.",
+    "Make sure to feature {list}.",
+    "Key elements: {list}.",
+)
+
+
+def _as_brief(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
+    kind = rules.TEMPLATE.search(text)
+    opening = rng.choice(_BRIEF_OPENINGS[modality]).format(
+        kind=kind.group(0).lower() if kind else "poster", head=rules.head_phrase(text, rng)
+    )
+    phrases = rules.key_phrases(text)[1:]
+    chosen = rng.sample(phrases, min(len(phrases), rng.randint(1, 4)))
+    details = " " + rng.choice(_BRIEF_DETAILS).format(list=_listing(chosen)) if chosen else ""
+    yield from _episode(row, "brief", modality, opening + details, text, "brief", key)
+
+
+def _listing(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+_MOODS = ("dramatic", "serene", "vibrant", "vintage", "modern", "rustic", "whimsical", "moody", "elegant", "cinematic",
+          "minimalist", "realistic", "dreamlike", "futuristic", "cozy", "surreal", "abstract", "watercolor", "natural",
+          "oil painting", "pencil sketch", "black and white", "neon", "cartoon", "anime",
+          "fantasy", "cyberpunk")  # fmt: skip
+
+
+def _as_style(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
+    """Subject and style, where the text names a style or mood that can be asked for."""
+    lowered = text.lower()
+    found = [mood for mood in _MOODS if mood in lowered]
+    if found:
+        wanted = ", ".join(rng.sample(found, min(len(found), 2)))
+        suffix = rng.choice(("", " style"))
+        subject = rules.head_phrase(text, rng)
+        yield from _episode(row, "style", modality, f"{subject}, {wanted}{suffix}", text, "named-style", key)
+
+
+def _as_compress(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
+    if word_count(text) < 20:
+        return
+    first = rules.sentences(text)[0]
+    if rng.random() < 0.4 and word_count(first) < 0.6 * word_count(text):
+        yield from _episode(row, "compress", modality, text, first, "first-sentence", key)
+    else:
+        yield from _episode(row, "compress", modality, text, rules.head_phrase(text, rng, 12), "head-of", key)
+
+
+def from_long_texts(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
+    """Long prompts and descriptions: every task, from their beginnings."""
+    for row in texts:
+        text = rules.clean(row["text"])
+        modality = "template" if rules.TEMPLATE.search(text) else "image"
+        beginnings = _beginnings(text, rng, 1)
+        yield from _other_tasks(row, modality, beginnings, text, rng)
+        yield from _as_expand(row, modality, rng.choice(beginnings), text, rng)
+        if modality == "template":
+            yield from _as_brief(row, modality, text, text, rng)
+
+
+def from_user_prompts(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
+    """Prompts people wrote: the first segment asks for the whole, the modifiers are its style."""
+    for row in texts:
+        text = rules.clean(row["text"])
+        if word_count(text) < 5:
+            continue
+        modality = "template" if rules.TEMPLATE.search(text) else "image"
+        segments = [part.strip() for part in text.split(",") if part.strip()]
+        if len(segments) >= 3 and word_count(segments[0]) >= 2:
+            yield from _episode(row, "expand", modality, segments[0], text, "first-segment", text)
+            style = rng.sample(segments[1:], min(2, len(segments) - 1))
+            yield from _episode(
+                row, "style", modality, ", ".join([segments[0], *style]), text, "modifiers", text
+            )
+        else:
+            yield from _as_expand(row, modality, text, text, rng)
+        make: Callable[..., Iterator[Episode]] = rng.choice((_as_tags, _as_tags, _as_suggest, _as_compress))
+        yield from make(row, modality, text, text, rng)
+        if modality == "template":
+            yield from _as_brief(row, modality, text, text, rng)
+
+
+def from_captions(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
+    """Captions: alone as tags, telegraphic and half inputs; those of one picture as each other's expansion."""
+    groups: dict[object, list[Row]] = defaultdict(list)
+    for number, row in enumerate(texts):
+        groups[row.get("group", f"alone-{number}")].append(row)
+    for rows in groups.values():
+        key = rows[0]["text"]
+        captions = [_sentence(row["text"]) for row in rows]
+        for row, caption in zip(rows, captions, strict=True):
+            make = rng.choices((_as_tags, _as_expand, _as_suggest, _as_brief), (4, 4, 2, 1))[0]
+            yield from make(row, "template" if rules.TEMPLATE.search(caption) else "image", caption, key, rng)
+        if len(rows) >= 3:
+            yield from _from_group(rows[0], captions, key, rng)
+
+
+def _from_group(row: Row, captions: list[str], key: str, rng: random.Random) -> Iterator[Episode]:
+    for size in (1, 2, 3, 4):
+        chosen = rng.sample(captions, min(size + 1, len(captions)))
+        asked = chosen[0].rstrip(".")
+        asked = asked[:1].lower() + asked[1:]
+        yield from _episode(row, "expand", "image", asked, " ".join(chosen[1:]), "same-picture", key)
+    chosen = rng.sample(captions, 3)
+    yield from _episode(row, "compress", "image", " ".join(chosen[1:]), chosen[0], "same-picture", key)
+
+
+def _sentence(text: str) -> str:
+    text = rules.clean(text)
+    text = text.capitalize() if text.isupper() else text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."

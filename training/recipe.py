@@ -1,0 +1,113 @@
+"""Recipes: the whole configuration of a training run, read from TOML, saved with the checkpoint."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from training.errors import TrainingError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Size of the GPT-2; widths and positions in units, vocabulary with control tokens."""
+
+    layers: int
+    heads: int
+    width: int
+    positions: int
+    vocabulary: int
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class InitRecipe:
+    """How weights start: see `training/init.py`."""
+
+    embeddings: str = "random"
+    positions: str = "random"
+    attention: str = "random"
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Limits of a row in tokens, share of fields left out, and how often rows of each origin come in an epoch."""
+
+    max_input_tokens: int
+    max_tokens: int
+    any_share: float = 0.12
+    repeat: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW with warm-up, a constant rate, and a linear decay to zero; a batch is counted in tokens."""
+
+    batch_tokens: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    decay_share: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class SamplingRecipe:
+    """Default sampling that the bundle will carry."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run."""
+
+    name: str
+    model: ModelRecipe
+    init: InitRecipe
+    data: DataRecipe
+    optimizer: OptimizerRecipe
+    sampling: SamplingRecipe
+
+    def to_json(self) -> dict[str, Any]:
+        """As saved in the checkpoint."""
+        return asdict(self)
+
+
+def load(name: str) -> Recipe:
+    """A recipe by name (`small`, `base`) or path of a TOML file. Raises TrainingError naming what is wrong."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+        raise TrainingError(f"no recipe {name!r}: give one of {known}, or a path ending in .toml")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"{path}: {error}") from error
+    recipe: Recipe = _build(Recipe, data, str(path))
+    return recipe
+
+
+def _build(cls: Any, data: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(cls)
+    unknown = set(data) - set(hints)
+    if unknown:
+        raise TrainingError(f"{where}: unknown setting {sorted(unknown)[0]!r}")
+    values = {}
+    for entry in fields(cls):
+        if entry.name in data:
+            kind = hints[entry.name]
+            value = data[entry.name]
+            values[entry.name] = (
+                _build(kind, value, f"{where}, [{entry.name}]") if is_dataclass(kind) else value
+            )
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise TrainingError(f"{where}: {error}") from error

@@ -1,0 +1,93 @@
+"""The open data: where it is, what it holds, and a clear word when something is missing.
+
+The folder comes from `--data-dir` or `PROMPTDIAL_DATA_DIR`. It holds `pairs.jsonl` (short input, long output, by
+teacher), `texts.jsonl` (prompts and captions), `styles.jsonl` (templates with a `{prompt}` slot) and `lists.json`
+(word lists). Every row names its source and licence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+
+FILES = ("pairs.jsonl", "texts.jsonl", "styles.jsonl", "lists.json")
+
+# The credit that each source's licence asks for, as it goes into model cards.
+ATTRIBUTION = {
+    "vbench": "VBench prompt suite and its rewritten prompts, Vchitect/VBench",
+    "vbench2": "VBench-2.0 prompt suite and its rewritten prompts, Vchitect/VBench",
+    "vbench-category": "VBench prompts per category and their rewritten prompts, Vchitect/VBench",
+    "opencole": "OpenCOLE, Inoue et al., CyberAgentAILab/OpenCOLE",
+    "dpg-bench": "DPG-Bench, Hu et al., TencentQQGYLab/ELLA; short prompts from PartiPrompts, google-research/parti",
+    "imageinwords": "ImageInWords, Garg et al., Google, google/imageinwords",
+    "unigenbench-train": "UniGenBench training prompts, CodeGoat24/UniGenBench",
+    "pickapic": "Pick-a-Pic prompts, Kirstain et al., as distributed with yifan123/flow_grpo",
+    "imagereward": "ImageReward prompts, Xu et al., THUDM/ImageReward",
+    "t2i-compbench": "T2I-CompBench, Huang et al., Karine-Huang/T2I-CompBench",
+    "coco-captions": "COCO Captions, Chen et al., COCO Consortium",
+    "conceptual-captions": "Conceptual Captions, Sharma et al., Google LLC",
+    "corpora": "Corpora, Darius Kazemi and contributors, dariusk/corpora",
+    "clip-interrogator": "CLIP Interrogator word lists, pharmapsychotic/clip-interrogator",
+    "sdxl-prompt-styler": "SDXL Prompt Styler, twri/sdxl_prompt_styler",
+}
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """The rows of the four files, as found."""
+
+    pairs: list[dict[str, Any]]
+    texts: list[dict[str, Any]]
+    styles: list[dict[str, Any]]
+    lists: dict[str, list[str]]
+
+
+def data_dir(given: Path | None) -> Path:
+    """The data folder, from the argument or `PROMPTDIAL_DATA_DIR`. Raises TrainingError saying what is missing."""
+    folder = given or (
+        Path(os.environ["PROMPTDIAL_DATA_DIR"]) if os.environ.get("PROMPTDIAL_DATA_DIR") else None
+    )
+    if folder is None:
+        raise TrainingError(
+            "no data folder: give --data-dir or set PROMPTDIAL_DATA_DIR (README.md, 'Train your own')"
+        )
+    if not folder.is_dir():
+        raise TrainingError(f"data folder {folder} does not exist")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise TrainingError(f"data folder {folder} lacks {', '.join(missing)}")
+    return folder
+
+
+def load(folder: Path) -> OpenData:
+    """Read the four files. Raises TrainingError naming file and line of a row that is not JSON."""
+    with (folder / "lists.json").open(encoding="utf-8") as file:
+        lists = {name: entry["values"] for name, entry in json.load(file).items()}
+    return OpenData(
+        pairs=_rows(
+            folder / "pairs.jsonl", ("input", "output", "modality", "kind", "split", "source", "licence")
+        ),
+        texts=_rows(folder / "texts.jsonl", ("text", "source", "licence")),
+        styles=_rows(folder / "styles.jsonl", ("name", "prompt", "source", "licence")),
+        lists=lists,
+    )
+
+
+def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise TrainingError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            lacking = [name for name in required if name not in row]
+            if lacking:
+                raise TrainingError(f"{path}, line {number}: field {lacking[0]!r} is missing")
+            rows.append(row)
+    return rows

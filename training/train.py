@@ -1,0 +1,274 @@
+"""Episodes -> checkpoint: `python -m training train --episodes DIR --out RUN [--init BUNDLE|HF_DIR]`.
+
+A GPT-2 of transformers under its Trainer: bf16, batches counted in tokens, loss on outputs only, commands in
+hindsight with a share of fields left out. The run folder holds checkpoints, each of which `python -m export` takes,
+the whole configuration, and `history.jsonl`. A run that is found in the folder goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from promptdial.relevance import RelevanceScorer, load_scorer
+from promptdial.tasks import TASK_INFO
+from promptdial.tokenizer import PromptTokenizer
+from training import batches, card, checkpoint, init, recipe
+from training.episodes import Episode, read_episodes
+from training.probe import Probe, probe_inputs
+
+log = logging.getLogger(__name__)
+
+PARITY_ROWS = 300
+VALIDATION_ROWS = 1500
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as the command line says. The last checkpoint is `OUT/final`."""
+    chosen = _recipe(args)
+    set_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    train, held_out = read_episodes(args.episodes, "train"), read_episodes(args.episodes, "validation")
+    scorer = load_scorer(args.scorer)
+    tokenizer, model = _start(args, chosen, scorer)
+    rows = batches.tokenize(train, tokenizer, chosen.data)
+    validation = batches.tokenize(held_out[:VALIDATION_ROWS], tokenizer, replace(chosen.data, repeat={}))
+    log.info(
+        "%d rows, %.1fM tokens an epoch, of which %.1fM outputs; %.1fM parameters",
+        *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
+        model.num_parameters() / 1e6,
+    )
+    details = _details(args, chosen, tokenizer, train, validation)
+    probe = None
+    if args.probe_every:
+        inputs = [(e.modality, e.input) for e in held_out if e.task == "expand" and e.origin == "real"]
+        probe = Probe(probe_inputs(inputs, 32), tokenizer, scorer, chosen.sampling)
+    order = chosen.optimizer
+    trainer = OutputTrainer(
+        model=model,
+        args=_arguments(args, order),
+        train_dataset=batches.BatchDataset(
+            rows, tokenizer, order.batch_tokens, chosen.data.any_share, args.seed
+        ),
+        eval_dataset=batches.BatchDataset(validation, tokenizer, order.batch_tokens, 0.0, args.seed),
+        data_collator=_only,
+        callbacks=[Progress(args.out, tokenizer, details, probe, args.probe_every)],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.out)))
+    final = args.out / "final"
+    trainer.save_model(str(final))
+    details["metrics"] = {"validation_loss": trainer.evaluate()["eval_loss"]}
+    details["training"]["steps"] = trainer.state.global_step
+    checkpoint.write_details(final, tokenizer, details)
+    log.info("validation loss %.4f; wrote %s", details["metrics"]["validation_loss"], final)
+
+
+def _recipe(args: argparse.Namespace) -> recipe.Recipe:
+    chosen = recipe.load(args.recipe)
+    changed: dict[str, Any] = {"steps": args.steps, "learning_rate": args.learning_rate}
+    given = {name: value for name, value in changed.items() if value is not None}
+    return replace(chosen, optimizer=replace(chosen.optimizer, **given))
+
+
+def _start(
+    args: argparse.Namespace, chosen: recipe.Recipe, scorer: RelevanceScorer
+) -> tuple[PromptTokenizer, GPT2LMHeadModel]:
+    """Tokenizer and model: from `--init`, or fresh with the recipe's start."""
+    if args.init:
+        tokenizer = checkpoint.load_tokenizer(args.init)
+        model = checkpoint.load_model(args.init)
+        checkpoint.fit_vocabulary(model, tokenizer.vocabulary)
+        return tokenizer, model
+    tokenizer = checkpoint.learnt_tokenizer(args.episodes)
+    model = checkpoint.fresh(chosen.model, tokenizer.vocabulary)
+    init.initialize(model, chosen.init, tokenizer, scorer)
+    return tokenizer, model
+
+
+def _details(
+    args: argparse.Namespace,
+    chosen: recipe.Recipe,
+    tokenizer: PromptTokenizer,
+    train: Sequence[Episode],
+    validation: Sequence[batches.Row],
+) -> dict[str, Any]:
+    """All that export needs besides weights and tokenizer: see `training/checkpoint.py`."""
+    step = max(1, len(validation) // PARITY_ROWS)
+    parity = [
+        [[*tokenizer.command(row.command), *row.input, tokenizer.out_id], row.output]
+        for row in validation[::step][:PARITY_ROWS]
+    ]
+    return {
+        "command": tokenizer.format.to_json(),
+        "tasks": {name: TASK_INFO[name].to_json() for name in tokenizer.format.tasks if name in TASK_INFO},
+        "support": json.loads((args.episodes / "support.json").read_text(encoding="utf-8")),
+        "limits": {"max_input_tokens": chosen.data.max_input_tokens, "max_tokens": chosen.data.max_tokens},
+        "sampling": chosen.to_json()["sampling"],
+        "data": card.source_rows(train),
+        "training": {
+            "recipe": chosen.to_json(),
+            "init": _lineage(args.init),
+            "seed": args.seed,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "commit": _commit(),
+        },
+        "metrics": {},
+        "validation": parity,
+    }
+
+
+def _lineage(start: Path | None) -> dict[str, Any] | str:
+    """How the weights that a run starts from came to be, so that cards can state all of it."""
+    if start is None:
+        return "from scratch"
+    training: dict[str, Any] | None = checkpoint.read_details(start).get("training")
+    return training or f"weights of {start.name}"
+
+
+def _commit() -> str:
+    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _arguments(args: argparse.Namespace, order: recipe.OptimizerRecipe) -> TrainingArguments:
+    decay = round(order.steps * order.decay_share)
+    return TrainingArguments(
+        output_dir=str(args.out),
+        max_steps=order.steps,
+        per_device_train_batch_size=1,  # an item is a whole batch
+        per_device_eval_batch_size=1,
+        learning_rate=order.learning_rate,
+        weight_decay=order.weight_decay,
+        adam_beta2=0.98,
+        optim="adamw_torch_fused",
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": decay, "decay_type": "linear", "min_lr_ratio": 0.0},
+        warmup_steps=order.warmup_steps,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        save_steps=args.save_every,
+        save_total_limit=2,
+        logging_steps=50,
+        eval_strategy="no",
+        prediction_loss_only=True,
+        report_to=[],
+        disable_tqdm=True,
+        seed=args.seed,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+def _only(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return items[0]
+
+
+class OutputTrainer(Trainer):
+    """Trainer whose loss multiplies the vocabulary at output positions only."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        model: Any = self.model
+        for block in model.transformer.h:
+            # The same function as gelu_new in one kernel instead of eight.
+            block.mlp.act = torch.nn.GELU(approximate="tanh")
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean cross entropy over output tokens."""
+        loss = batches.output_loss(model, inputs)
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+class Progress(TrainerCallback):
+    """A line per logging step with speed and time left, probes, and checkpoints that export can take."""
+
+    def __init__(
+        self, out: Path, tokenizer: PromptTokenizer, details: dict[str, Any], probe: Probe | None, every: int
+    ) -> None:
+        self._out = out
+        self._tokenizer = tokenizer
+        self._details = details
+        self._probe = probe
+        self._every = every
+        self._mark = (0, time.monotonic())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Speed is measured from here."""
+        self._mark = (state.global_step, time.monotonic())
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        """Print and keep one line of history."""
+        if not logs or "loss" not in logs:
+            return
+        step, now = state.global_step, time.monotonic()
+        rate = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
+        self._mark = (step, now)
+        tokens = rate * self._details["training"]["recipe"]["optimizer"]["batch_tokens"]
+        left = (state.max_steps - step) / rate if rate else float("inf")
+        log.info(
+            "step %d/%d, loss %.3f, rate %.1e, up to %.0f tokens/s, %d:%02d left",
+            *(
+                step,
+                state.max_steps,
+                logs["loss"],
+                logs["learning_rate"],
+                tokens,
+                left // 3600,
+                left % 3600 // 60,
+            ),
+        )
+        self._keep({"step": step, "loss": logs["loss"], "seconds_per_step": 1 / rate if rate else None})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Sample every so often."""
+        if self._probe and state.global_step % self._every == 0:
+            result = self._probe(model)
+            log.info("step %d, %s", state.global_step, result)
+            for text, output in result.samples:
+                log.info("   %s => %s", text[:60], output[:160])
+            self._keep({"step": state.global_step, "probe": str(result)})
+            self._mark = (state.global_step, time.monotonic())
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make the checkpoint one that export can take."""
+        folder = self._out / f"checkpoint-{state.global_step}"
+        self._details["training"]["steps"] = state.global_step
+        checkpoint.write_details(folder, self._tokenizer, self._details)
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        with (self._out / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, "time": round(time.time())}) + "\n")
+
+
+def loss_of(start: Path, episodes: Sequence[Episode], batch_tokens: int = 4096) -> float:
+    """Mean cross entropy per output token of a checkpoint, or of the one in a bundle, over episodes."""
+    tokenizer, model = checkpoint.load_tokenizer(start), checkpoint.load_model(start).eval()
+    limits = recipe.DataRecipe(**checkpoint.read_details(start)["limits"])
+    rows = batches.BatchDataset(
+        batches.tokenize(episodes, tokenizer, limits), tokenizer, batch_tokens, 0.0, 0
+    )
+    total = tokens = 0.0
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+        for index in range(len(rows)):
+            batch = rows[index]
+            count = int((batch["labels"] != batches.IGNORED).sum())
+            total += float(batches.output_loss(model, batch)) * count
+            tokens += count
+    return total / tokens
