@@ -42,7 +42,7 @@ def restore_model(bundle: Bundle) -> GPT2LMHeadModel:
     """The trained model in fp32, in eval mode."""
     sizes, tokenizer = bundle.architecture, bundle.tokenizer()
     weights = restore_weights(bundle)
-    config = GPT2Config(  # type: ignore[no-untyped-call]
+    config = GPT2Config(
         vocab_size=sizes.vocabulary,
         n_positions=sizes.positions,
         n_embd=sizes.width,
@@ -53,8 +53,8 @@ def restore_model(bundle: Bundle) -> GPT2LMHeadModel:
         eos_token_id=tokenizer.end_id,
         pad_token_id=tokenizer.pad_id,
     )
-    model: GPT2LMHeadModel = GPT2LMHeadModel(config)  # type: ignore[no-untyped-call]
-    model.eval()  # type: ignore[no-untyped-call]
+    model: GPT2LMHeadModel = GPT2LMHeadModel(config)
+    model.eval()
     state = {f"transformer.{name}": torch.tensor(value) for name, value in weights.items()}
     model.load_state_dict({**state, "lm_head.weight": state["transformer.wte.weight"]})
     return model

@@ -54,10 +54,10 @@ def test_a_missing_file_of_a_checkpoint_is_named(
 def test_a_checkpoint_of_another_architecture_is_refused(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = GPTNeoConfig(  # type: ignore[no-untyped-call]
+    config = GPTNeoConfig(
         vocab_size=64, hidden_size=32, num_layers=1, num_heads=2, attention_types=[[["global"], 1]]
     )
-    model = GPTNeoForCausalLM(config)  # type: ignore[no-untyped-call]
+    model = GPTNeoForCausalLM(config)
     model.save_pretrained(checkpoint)
     assert "GPTNeoForCausalLM; only GPT2LMHeadModel can be exported" in refused(checkpoint, capsys)
 

@@ -51,7 +51,7 @@ def session_folder() -> Path:
 def make_checkpoint(folder: Path, *, layers: int = 2, heads: int = 2, width: int = 64, seed: int = 0) -> Path:
     """Write a random checkpoint with 256 positions, as training would, and return its folder."""
     tokenizer = PromptTokenizer.train(SENTENCES, VOCABULARY)
-    config = GPT2Config(  # type: ignore[no-untyped-call]
+    config = GPT2Config(
         vocab_size=tokenizer.vocabulary,
         n_positions=256,
         n_embd=width,
@@ -62,8 +62,8 @@ def make_checkpoint(folder: Path, *, layers: int = 2, heads: int = 2, width: int
         pad_token_id=tokenizer.pad_id,
     )
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(config)  # type: ignore[no-untyped-call]
-    model.eval()  # type: ignore[no-untyped-call]
+    model = GPT2LMHeadModel(config)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(

@@ -12,7 +12,7 @@ from training.errors import TrainingError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 on success, 2 on an error a person can act on, 130 when interrupted."""
+    """Run one command; 0 on success, 1 on an error a person can act on, 130 when interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     args = _parser().parse_args(arguments)
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         args.run(args)
     except (TrainingError, PromptdialError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130

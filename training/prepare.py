@@ -147,10 +147,10 @@ def mismatched(episodes: Sequence[Episode], cache: EmbeddingCache, rng: random.R
         cells[episode.task, episode.modality, episode.split].append(episode)
     made = []
     for cell in cells.values():
-        if len(cell) < MISMATCH_POOL:
+        if len(cell) < MIN_CELL:
             continue
         for episode in rng.sample(cell, round(MISMATCHED_SHARE * len(cell))):
-            pool = rng.sample(cell, MISMATCH_POOL)
+            pool = rng.sample(cell, min(MISMATCH_POOL, len(cell)))
             relevance = cache.rows([other.output for other in pool]) @ cache.rows([episode.input])[0]
             wanted = rng.uniform(0.05, max(0.1, 0.85 * episode.relevance))
             nearest = int(np.argmin(np.abs(relevance - wanted)))

@@ -53,7 +53,10 @@ def run(args: argparse.Namespace) -> None:
     probe = None
     if args.probe_every:
         inputs = [(e.modality, e.input) for e in held_out if e.task == "expand" and e.origin == "real"]
-        probe = Probe(probe_inputs(inputs, 32), tokenizer, scorer, chosen.sampling)
+        if inputs:
+            probe = Probe(probe_inputs(inputs, 32), tokenizer, scorer, chosen.sampling)
+        else:
+            log.warning("no held-out pairs for `expand`: samples are not looked at while training")
     order = chosen.optimizer
     trainer = OutputTrainer(
         model=model,
@@ -239,12 +242,14 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Sample every so often."""
         if self._probe and state.global_step % self._every == 0:
+            start = time.monotonic()
             result = self._probe(model)
             log.info("step %d, %s", state.global_step, result)
             for text, output in result.samples:
                 log.info("   %s => %s", text[:60], output[:160])
             self._keep({"step": state.global_step, "probe": str(result)})
-            self._mark = (state.global_step, time.monotonic())
+            # The speed is that of training.
+            self._mark = (self._mark[0], self._mark[1] + time.monotonic() - start)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Make the checkpoint one that export can take."""
