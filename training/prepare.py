@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from promptdial.command import DEFAULT_FORMAT
 from promptdial.relevance import RelevanceScorer
-from training import card, derive, sources
+from training import card, derive, rules, sources
 from training.embeddings import EmbeddingCache
 from training.episodes import Episode, episode_id, write_episodes
 from training.generator import Composer
@@ -45,6 +45,7 @@ def prepare(data: sources.OpenData, scorer: RelevanceScorer, out: Path, generate
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     episodes = unique([*derived(data, rng), *Composer(data.lists, data.styles, rng).episodes(generated)])
+    episodes = [episode for episode in episodes if not rules.is_instruction(episode.output)]
     log.info("%d episodes derived", len(episodes))
     held_out = held_out_keys(data)
     episodes = [replace(episode, split=split_of(episode, held_out)) for episode in episodes]

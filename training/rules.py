@@ -22,6 +22,10 @@ TEMPLATE = re.compile(
     r"billboard|label|typography|slogan|t-shirt|newsletter|thumbnail|layout|template|calendar|certificate)\b",
     re.IGNORECASE,
 )
+# "Please draw a picture: ..." addresses a generator; the prompt begins after it.
+_INSTRUCTION = re.compile(
+    r"^(?:please\s+)?(?:generat|creat|draw|design|paint|make|image|photo|picture)\w*\b[^:.,]{0,30}:", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“A-Z0-9])")
 _BREAK = re.compile(
     r"[,.;:!?()\"“”]|\s[-–—]\s|\b(?:with|that|which|featuring|while|as|where|against|its|his|her|their|who)\b",
@@ -99,6 +103,11 @@ def cuts(text: str) -> list[str]:
     """All beginnings of a text that end with a sentence, the whole text last."""
     parts = sentences(text)
     return [" ".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def is_instruction(text: str) -> bool:
+    """Whether a text begins by telling a generator to draw, as no prompt should."""
+    return _INSTRUCTION.match(text) is not None
 
 
 def clean(text: str) -> str:
