@@ -41,7 +41,7 @@ train-small: $(RUNS)/episodes/tokenizer.json ## Data to checkpoint: PROMPTDIAL_D
 	@$(VENV)/bin/python -m training train --recipe small --episodes $(RUNS)/episodes --out $(RUNS)/small
 
 export-small: $(VENV)/.dev ## Checkpoint to evaluated bundle: $(RUNS)/small/final to $(RUNS)/small/bundle
-	@$(VENV)/bin/python -m export $(RUNS)/small/final $(RUNS)/small/bundle --name small --precision int8
+	@$(VENV)/bin/python -m export $(RUNS)/small/final $(RUNS)/small/bundle --name small --precision int8 --hf-checkpoint
 	@$(VENV)/bin/python -m training evaluate $(RUNS)/small/bundle --episodes $(RUNS)/episodes --write
 
 # The card is the last file that `prepare` writes.

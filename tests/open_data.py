@@ -59,7 +59,7 @@ def _pair(number: int, rng: random.Random) -> dict[str, object]:
         f"Behind it the {place} fades into {rng.choice(COLORS)} mist, and {dust} drifts through the air."
     )
     return {
-        "input": f"Design a poster of a {asked}." if kind == "brief" else ", ".join(asked.split()) if kind == "tags" else asked,
+        "input": {"brief": f"Design a poster of a {asked}.", "tags": ", ".join(asked.split())}.get(kind, asked),
         "output": output, "modality": modality, "kind": kind, "split": "eval" if number % 5 == 0 else "train",
         "source": "vbench", "licence": "Apache-2.0", "teacher": "test",
     }  # fmt: skip

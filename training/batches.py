@@ -14,6 +14,7 @@ from promptdial.tokenizer import PromptTokenizer
 from training.episodes import Episode
 from training.recipe import DataRecipe
 
+FRAMING_TOKENS = 5  # the command's four and <out>
 IGNORED = -100  # label of positions without loss
 # Matrix kernels are compiled per shape: few shapes, few compilations.
 LENGTH_STEP = 8
@@ -30,8 +31,8 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens in all: 4 of the command, the input, `<out>`, the output."""
-        return 5 + len(self.input) + len(self.output)
+        """Tokens in all."""
+        return FRAMING_TOKENS + len(self.input) + len(self.output)
 
 
 def tokenize(episodes: Sequence[Episode], tokenizer: PromptTokenizer, recipe: DataRecipe) -> list[Row]:

@@ -24,7 +24,8 @@ TEMPLATE = re.compile(
 )
 # "Please draw a picture: ..." addresses a generator; the prompt begins after it.
 _INSTRUCTION = re.compile(
-    r"^(?:please\s+)?(?:generat|creat|draw|design|paint|make|image|photo|picture)\w*\b[^:.,]{0,30}:", re.IGNORECASE
+    r"^(?:please\s+)?(?:generat|creat|draw|design|paint|make|image|photo|picture)\w*\b[^:.,]{0,30}:",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“A-Z0-9])")
 _BREAK = re.compile(

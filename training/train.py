@@ -12,31 +12,47 @@ import json
 import logging
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    GPT2LMHeadModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
 
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
 from training import batches, card, checkpoint, init, recipe
 from training.episodes import Episode, read_episodes
+from training.errors import TrainingError
 from training.probe import Probe, probe_inputs
 
 log = logging.getLogger(__name__)
 
 PARITY_ROWS = 300
 VALIDATION_ROWS = 1500
+HISTORY = "history.jsonl"
+NOTES = """
+Episodes are `real` (input and output as found), `derived` (one side made from the other by rule) or `generated` (both
+composed by rule from word lists). Every row is labelled in hindsight with the relevance and length that it has.
+"""
 
 
 def run(args: argparse.Namespace) -> None:
     """Train as the command line says. The last checkpoint is `OUT/final`."""
     chosen = _recipe(args)
+    transformers_logging.set_verbosity_error()
     set_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     train, held_out = read_episodes(args.episodes, "train"), read_episodes(args.episodes, "validation")
@@ -68,11 +84,12 @@ def run(args: argparse.Namespace) -> None:
         data_collator=_only,
         callbacks=[Progress(args.out, tokenizer, details, probe, args.probe_every)],
     )
+    trainer.remove_callback(PrinterCallback)  # Progress says it
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.out)))
     final = args.out / "final"
     trainer.save_model(str(final))
     details["metrics"] = {"validation_loss": trainer.evaluate()["eval_loss"]}
-    details["training"]["steps"] = trainer.state.global_step
+    details["training"] |= effort(args.out, trainer.state.global_step, order)
     checkpoint.write_details(final, tokenizer, details)
     log.info("validation loss %.4f; wrote %s", details["metrics"]["validation_loss"], final)
 
@@ -92,6 +109,12 @@ def _start(
         tokenizer = checkpoint.load_tokenizer(args.init)
         model = checkpoint.load_model(args.init)
         checkpoint.fit_vocabulary(model, tokenizer.vocabulary)
+        needed = batches.FRAMING_TOKENS + chosen.data.max_input_tokens + chosen.data.max_tokens
+        if model.config.n_positions < needed:
+            raise TrainingError(
+                f"{args.init} has {model.config.n_positions} positions, rows of recipe {chosen.name} need {needed}: "
+                f"lower max_input_tokens or max_tokens in the recipe"
+            )
         return tokenizer, model
     tokenizer = checkpoint.learnt_tokenizer(args.episodes)
     model = checkpoint.fresh(chosen.model, tokenizer.vocabulary)
@@ -123,10 +146,13 @@ def _details(
             "recipe": chosen.to_json(),
             "init": _lineage(args.init),
             "seed": args.seed,
+            "episodes": dict(Counter(episode.origin for episode in train)),
             "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
             "commit": _commit(),
         },
+        "notes": NOTES,
         "metrics": {},
         "validation": parity,
     }
@@ -138,6 +164,18 @@ def _lineage(start: Path | None) -> dict[str, Any] | str:
         return "from scratch"
     training: dict[str, Any] | None = checkpoint.read_details(start).get("training")
     return training or f"weights of {start.name}"
+
+
+def effort(run_folder: Path, steps: int, order: recipe.OptimizerRecipe) -> dict[str, Any]:
+    """What a run has cost so far: steps, at most so many tokens, and hours of training itself by its history."""
+    seconds, before = 0.0, 0
+    history = run_folder / HISTORY
+    for line in history.read_text(encoding="utf-8").splitlines() if history.is_file() else ():
+        entry = json.loads(line)
+        if "loss" in entry and entry["step"] > before:  # a resumed run repeats a few steps
+            seconds += (entry["step"] - before) * (entry["seconds_per_step"] or 0.0)
+            before = entry["step"]
+    return {"steps": steps, "tokens_at_most": steps * order.batch_tokens, "hours": round(seconds / 3600, 2)}
 
 
 def _commit() -> str:
@@ -254,11 +292,12 @@ class Progress(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Make the checkpoint one that export can take."""
         folder = self._out / f"checkpoint-{state.global_step}"
-        self._details["training"]["steps"] = state.global_step
+        order = recipe.OptimizerRecipe(**self._details["training"]["recipe"]["optimizer"])
+        self._details["training"] |= effort(self._out, state.global_step, order)
         checkpoint.write_details(folder, self._tokenizer, self._details)
 
     def _keep(self, line: dict[str, Any]) -> None:
-        with (self._out / "history.jsonl").open("a", encoding="utf-8") as file:
+        with (self._out / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "time": round(time.time())}) + "\n")
 
 
