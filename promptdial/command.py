@@ -24,6 +24,7 @@ LENGTH_BUCKETS = (
 
 PAD, OUT, END = "<pad>", "<out>", "<end>"
 ANY = "any"
+FRAMING_TOKENS = 5  # of a prompt around its input: the command's four and <out>
 
 
 def word_count(text: str) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdial.bundle import Bundle
-from promptdial.command import Command, word_count
+from promptdial.command import FRAMING_TOKENS, Command, word_count
 from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, Sampling, Timing, Token
 from promptdial.errors import DeadlineExceeded, InputTooLong, InvalidRequest, OutOfSupport
 from promptdial.relevance import cosine
@@ -31,7 +31,6 @@ from service.settings import Settings
 SEEDS = 2**32  # drawn seeds stay exact in every JSON reader
 TOKENS_PER_WORD = 2  # generous: the model ends an output by itself, the limit only stops one that doesn't
 SPARE_TOKENS = 32
-FRAMING_TOKENS = 5  # of a prompt around its input: the command's four and <out>
 
 
 class Cancellable(Protocol):

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
-from promptdial.command import Command
+from promptdial.command import FRAMING_TOKENS, Command
 from promptdial.tokenizer import PromptTokenizer
 from training.episodes import Episode
 from training.recipe import DataRecipe
 
-FRAMING_TOKENS = 5  # the command's four and <out>
 IGNORED = -100  # label of positions without loss
 # Matrix kernels are compiled per shape: few shapes, few compilations.
 LENGTH_STEP = 8

@@ -30,6 +30,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
+from promptdial.command import FRAMING_TOKENS
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
@@ -109,7 +110,7 @@ def _start(
         tokenizer = checkpoint.load_tokenizer(args.init)
         model = checkpoint.load_model(args.init)
         checkpoint.fit_vocabulary(model, tokenizer.vocabulary)
-        needed = batches.FRAMING_TOKENS + chosen.data.max_input_tokens + chosen.data.max_tokens
+        needed = FRAMING_TOKENS + chosen.data.max_input_tokens + chosen.data.max_tokens
         if model.config.n_positions < needed:
             raise TrainingError(
                 f"{args.init} has {model.config.n_positions} positions, rows of recipe {chosen.name} need {needed}: "
