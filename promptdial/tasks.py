@@ -10,7 +10,11 @@ from promptdial.command import MODALITIES
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its description, what its input should look like, an example input and its defaults."""
+    """One task: its description, what its input should look like, an example input and its default modality.
+
+    `input_hint` is advice. The rule is the same for all tasks: any text with a visible character, up to the bundle's
+    limit in tokens. Defaults of relevance and length are the data's own and stand in the bundle's support.
+    """
 
     name: str
     description: str

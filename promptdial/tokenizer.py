@@ -86,13 +86,13 @@ class PromptTokenizer:
         """`encode` of many texts at once, on all cores."""
         return [list(row.ids) for row in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
-    def command(self, command: Command) -> list[int]:
-        """The four token ids of a command."""
-        return [self.token_id(token) for token in self.format.tokens(command)]
+    def frame(self, command: Command, input_ids: Sequence[int]) -> list[int]:
+        """What the model reads: command, input, `<out>`. Its output follows and ends with `<end>`."""
+        return [*(self.token_id(token) for token in self.format.tokens(command)), *input_ids, self.out_id]
 
     def prompt(self, command: Command, text: str) -> list[int]:
-        """What the model reads: command, input, `<out>`. Its output follows and ends with `<end>`."""
-        return [*self.command(command), *self.encode(text), self.out_id]
+        """`frame` of a text: what serving sends, and what training rows begin with."""
+        return self.frame(command, self.encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, without control tokens and outer white space."""

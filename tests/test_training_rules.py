@@ -17,6 +17,7 @@ from promptdial.command import Command
 from promptdial.tokenizer import PromptTokenizer
 from training import batches, measures, recipe, rules
 from training.batches import IGNORED, BatchDataset, Row
+from training.episodes import Episode
 from training.errors import TrainingError
 from training.split import near_duplicates
 
@@ -111,13 +112,18 @@ def test_batches_hold_every_row_once_within_the_token_budget() -> None:
     )
 
 
-def test_labels_are_the_output_after_the_out_token() -> None:
-    row = Row(Command("expand", "image", 0.5, 9), [80, 81], [90, 91, TOKENIZER.end_id])
-    item = BatchDataset([row], TOKENIZER, 512, 0.0, 0)[0]
-    assert item["input_ids"][0, :10].tolist() == [
-        *TOKENIZER.command(row.command), 80, 81, TOKENIZER.out_id, 90, 91, TOKENIZER.end_id,
-    ]  # fmt: skip
-    assert item["labels"][0, :10].tolist() == [IGNORED] * 7 + row.output
+def test_a_training_row_begins_with_the_ids_that_serving_sends() -> None:
+    """Rows are cut from episodes, prompts come from requests: both must read the same to the model."""
+    episode = Episode(
+        "tags", "video", "boat, <end> beach", TEXT, "real", "pair", "s", "MIT", "k", relevance=0.61, words=25
+    )
+    rows = batches.tokenize([episode], TOKENIZER, recipe.DataRecipe(100, 200))
+    item = BatchDataset(rows, TOKENIZER, 512, 0.0, 0)[0]
+    prompt = TOKENIZER.prompt(Command("tags", "video", 0.61, 25), "boat, <end> beach")
+    assert item["input_ids"][0, : len(prompt)].tolist() == prompt
+    target = item["labels"][0][item["labels"][0] != IGNORED].tolist()
+    assert target == [*TOKENIZER.encode(TEXT), TOKENIZER.end_id]
+    assert item["labels"][0, : len(prompt)].tolist() == [IGNORED] * len(prompt)
 
 
 def test_a_share_of_the_fields_is_left_out() -> None:

@@ -78,11 +78,7 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
         input_ids = torch.full((len(rows), longest), self._tokenizer.end_id)
         labels = torch.full((len(rows), longest), IGNORED)
         for number, row in enumerate(rows):
-            prompt = [
-                *self._tokenizer.command(self._with_gaps(row.command)),
-                *row.input,
-                self._tokenizer.out_id,
-            ]
+            prompt = self._tokenizer.frame(self._with_gaps(row.command), row.input)
             ids = torch.tensor([*prompt, *row.output])
             input_ids[number, : len(ids)] = ids
             labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]

@@ -133,8 +133,7 @@ def _details(
     """All that export needs besides weights and tokenizer: see `training/checkpoint.py`."""
     step = max(1, len(validation) // PARITY_ROWS)
     parity = [
-        [[*tokenizer.command(row.command), *row.input, tokenizer.out_id], row.output]
-        for row in validation[::step][:PARITY_ROWS]
+        [tokenizer.frame(row.command, row.input), row.output] for row in validation[::step][:PARITY_ROWS]
     ]
     return {
         "command": tokenizer.format.to_json(),
