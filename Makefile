@@ -42,7 +42,7 @@ train-small: $(RUNS)/episodes/tokenizer.json ## Data to checkpoint: PROMPTDIAL_D
 
 export-small: $(VENV)/.dev ## Checkpoint to evaluated bundle: $(RUNS)/small/final to $(RUNS)/small/bundle
 	@$(VENV)/bin/python -m export $(RUNS)/small/final $(RUNS)/small/bundle --name small --precision int8 --hf-checkpoint
-	@$(VENV)/bin/python -m training evaluate $(RUNS)/small/bundle --episodes $(RUNS)/episodes --write
+	@$(VENV)/bin/python -m training evaluate $(RUNS)/small/bundle --episodes $(RUNS)/episodes --out $(RUNS)/evaluation/small --write
 
 # The card is the last file that `prepare` writes.
 $(RUNS)/episodes/CARD.md: | $(VENV)/.dev
@@ -100,5 +100,5 @@ system-tools:
 		echo "The system tests need these programs on the PATH:$$missing" >&2; exit 1; fi; \
 	if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
 	echo "Installing Debian packages for$$missing"; \
-	$$as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq \
+	$$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 		--no-install-recommends $(SYSTEM_PACKAGES) >/dev/null
