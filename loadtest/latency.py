@@ -48,7 +48,7 @@ PACKAGES = ("onnxruntime", "tokenizers", "numpy", "fastapi", "uvicorn", "httpx")
 
 
 class LoadError(Exception):
-    """The server can't be reached or refused a request; the text says which and why."""
+    """The server can't be reached refused a request or is another program; the text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,18 @@ def post(client: httpx.Client, request: dict[str, Any]) -> Sample:
     wall_ms = (time.perf_counter() - started) * 1000
     if response.status_code != httpx.codes.OK:
         raise LoadError(f"POST /generate answered {response.status_code}: {response.text[:500]}")
-    answer = response.json()
-    return Sample(wall_ms, dict(answer["timing"]), int(answer["usage"]["completion_tokens"]))
+    try:
+        answer = response.json()
+        timing = {part: float(answer["timing"][part]) for part in PARTS}
+        return Sample(wall_ms, timing, int(answer["usage"]["completion_tokens"]))
+    except (ValueError, TypeError, KeyError):
+        raise stranger(response) from None
+
+
+def stranger(response: httpx.Response) -> LoadError:
+    """The error for a 200 that isn't Promptdial's."""
+    path = response.request.url.path
+    return LoadError(f"{path} is not answered by Promptdial; is the address right? {response.text[:200]!r}")
 
 
 def measure(client: httpx.Client, arguments: argparse.Namespace) -> list[Sample]:
@@ -157,7 +167,7 @@ def report(
     """Everything that is printed: figures first, then what they belong to."""
     tokens = [sample.completion_tokens for sample in samples]
     outside = [sample.wall_ms - sample.timing["total_ms"] for sample in samples]
-    parts = {part: percentiles([sample.timing.get(part, 0.0) for sample in samples]) for part in PARTS}
+    parts = {part: percentiles([sample.timing[part] for sample in samples]) for part in PARTS}
     return {
         "requests": len(samples),
         "wall_ms": percentiles([sample.wall_ms for sample in samples]),
@@ -185,8 +195,11 @@ def described_model(client: httpx.Client) -> dict[str, Any]:
     answer = client.get("/model")
     if answer.status_code != httpx.codes.OK:
         raise LoadError(f"GET /model answered {answer.status_code}: {answer.text[:500]}")
-    short = dict(answer.json())
-    for table in ("support", "calibration", "data", "tasks", "metrics", "training", "command"):
+    try:
+        short = dict(answer.json())
+    except (ValueError, TypeError):
+        raise stranger(answer) from None
+    for table in ("support", "calibration", "data", "tasks", "metrics", "training"):
         short.pop(table, None)
     return short
 

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from loadtest.latency import PARTS, main, percentiles
 from tests.make_serve import make_serve
+
+
+@contextmanager
+def another_program(content: bytes) -> Iterator[str]:
+    """The address of a server that answers everything with 200 and the same content."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing to say."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_percentiles_lie_between_the_extremes() -> None:
@@ -46,3 +77,16 @@ def test_a_refused_request_is_told_with_the_servers_reason(
     with make_serve(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as running:
         assert main(["--url", running.address(), "--task", "nonsense"]) == 1
     assert "422" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>hello</html>", b"7", b"{}", b'{"timing": {}, "usage": 1}', b"\xff"]
+)
+def test_another_program_at_the_address_is_told_in_one_line(
+    content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with another_program(content) as url:
+        assert main(["--url", url, "--requests", "1"]) == 1
+    message = capsys.readouterr().err
+    assert "not answered by Promptdial" in message
+    assert len(message.splitlines()) == 1
