@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no limit on the time of one: a busy machine fails no test.
+settings.register_profile("promptdial", derandomize=True, deadline=None)
+settings.load_profile("promptdial")
 
 
 @pytest.fixture(scope="session")
