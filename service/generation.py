@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from promptdial.bundle import Bundle
 from promptdial.command import FRAMING_TOKENS, Command, word_count
 from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, Sampling, Timing, Token
-from promptdial.errors import DeadlineExceeded, InputTooLong, InvalidRequest, OutOfSupport
+from promptdial.errors import DeadlineExceeded, InputTooLong, InvalidRequest
 from promptdial.relevance import cosine
+from promptdial.tasks import Task
 from service.metrics import Metrics
-from service.problems import NotAvailableYet
+from service.problems import NotAvailableYet, TargetsOutOfSupport
 from service.schemas import Candidate, GenerateRequest
 from service.settings import Settings
 
@@ -96,16 +97,26 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self.tokens: list[list[int]] = [[] for _ in range(n)]
         self.reasons: list[Literal["stop", "length"]] = ["length"] * n
+        self.prompt_read = False
+        self.timing: Timing | None = None
         self.done: asyncio.Future[Timing] = self._loop.create_future()
+
+    @property
+    def generated(self) -> int:
+        """Tokens written so far, over all candidates."""
+        return sum(len(ids) for ids in self.tokens)
 
     def receive(self, event: Event) -> None:
         """Called by the engine for every event of the generation, in order."""
         match event:
             case Token():
+                self.prompt_read = True
                 self.tokens[event.candidate].append(event.token_id)
             case Finished():
+                self.prompt_read = True
                 self.reasons[event.candidate] = event.reason
             case Done():
+                self.timing = event.timing
                 self._loop.call_soon_threadsafe(self._finish, event.timing)
             case Failed():
                 self._loop.call_soon_threadsafe(self._fail, event.error)
@@ -161,6 +172,10 @@ class Generator:
         )
         return Plan(request, command, clamped, work, deadline)
 
+    def modalities(self, task: Task) -> list[str]:
+        """What a task can be asked for: its own modalities, as far as the bundle has commands for them."""
+        return [each for each in task.modalities if each in self.bundle.format.modalities]
+
     def _command(self, request: GenerateRequest) -> tuple[Command, frozenset[str]]:
         """The command inside the trained support, and the request's fields that were moved to get there."""
         task = self.bundle.tasks.get(request.task)
@@ -168,7 +183,7 @@ class Generator:
             known = ", ".join(self.bundle.tasks)
             raise InvalidRequest(f"unknown task {request.task[:64]!r}; the tasks are {known}", "task")
         modality = task.modality if request.modality is None else request.modality
-        modalities = [each for each in task.modalities if each in self.bundle.format.modalities]
+        modalities = self.modalities(task)
         if modality not in modalities:
             known = ", ".join(modalities)
             raise InvalidRequest(
@@ -177,16 +192,8 @@ class Generator:
         asked = Command(task.name, modality, request.target_relevance, request.target_length)
         command, clamped = self.bundle.support.clamp(asked)
         if clamped and request.out_of_support == "reject":
-            raise self._out_of_support(asked, command, clamped)
+            raise out_of_support(asked, command, clamped)
         return command, clamped
-
-    def _out_of_support(self, asked: Command, command: Command, clamped: frozenset[str]) -> OutOfSupport:
-        field = "length" if "length" in clamped else "relevance"
-        detail = (
-            f"target_{field} {getattr(asked, field)} is outside what task {asked.task} was trained on; "
-            f"the nearest that is inside is {getattr(command, field)}"
-        )
-        return OutOfSupport(detail, f"target_{field}")
 
     def _max_tokens(self, request: GenerateRequest, command: Command, prompt_tokens: int) -> int:
         """Tokens a candidate may have: as asked, or enough for its length."""
@@ -214,8 +221,11 @@ class Generator:
             sampling = replace(sampling, top_p=request.top_p)
         return sampling
 
-    async def run(self, plan: Plan) -> Answer:
-        """Decode and measure. Raises DeadlineExceeded, Overloaded, Unavailable or EngineError."""
+    async def run(self, plan: Plan, *, counted: bool = True) -> Answer:
+        """Decode and measure. Raises DeadlineExceeded, Overloaded, Unavailable or EngineError.
+
+        Unless `counted` is false, what was decoded goes into the metrics, however it ends.
+        """
         loop = asyncio.get_running_loop()
         output = Output(plan.work.n)
         generation = self.engine.submit(plan.work, output.receive)
@@ -239,6 +249,8 @@ class Generator:
             generation.cancel()  # nothing to a generation that is done
             if embedding is not None:
                 embedding.cancel()
+            if counted:
+                self._count_decoded(plan, output)
         candidates = [
             Candidate(
                 text=text,
@@ -249,19 +261,25 @@ class Generator:
             for text, relevance, reason in zip(texts, relevances, output.reasons, strict=True)
         ]
         candidates.sort(key=order(plan.request.rank, plan.command))
-        return Answer(candidates, sum(len(ids) for ids in output.tokens), timing, score_s)
+        return Answer(candidates, output.generated, timing, score_s)
 
     def _text(self, ids: Sequence[int]) -> str:
         """Text of one candidate, without half a character where it was cut off."""
-        return self.tokenizer.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}")
+        return self.tokenizer.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
+
+    def _count_decoded(self, plan: Plan, output: Output) -> None:
+        """Put the engine's work for a client into the metrics, as far as the engine has told of it."""
+        metrics = self.metrics
+        if output.prompt_read:
+            metrics.prompt_tokens.inc(len(plan.work.prompt))
+        metrics.generated_tokens.inc(output.generated)
+        if output.timing is not None:
+            metrics.queue_seconds.observe(output.timing.queue_s)
+            metrics.prefill_seconds.observe(output.timing.prefill_s)
 
     def count(self, plan: Plan, answer: Answer) -> None:
         """Put a client's answer into the metrics."""
         metrics, best = self.metrics, answer.candidates[0]
-        metrics.queue_seconds.observe(answer.timing.queue_s)
-        metrics.prefill_seconds.observe(answer.timing.prefill_s)
-        metrics.prompt_tokens.inc(len(plan.work.prompt))
-        metrics.generated_tokens.inc(answer.completion_tokens)
         for field in plan.clamped:
             metrics.clamped_targets.labels(field).inc()
         if plan.request.score:
@@ -286,6 +304,18 @@ def refuse_unavailable(request: GenerateRequest) -> None:
         raise InvalidRequest(
             "ranking by the highest relevance needs it measured: leave out 'score': false", "rank"
         )
+
+
+def out_of_support(asked: Command, inside: Command, clamped: frozenset[str]) -> TargetsOutOfSupport:
+    """The error that names every target outside, with the nearest that is inside."""
+    return TargetsOutOfSupport(
+        {
+            f"target_{field}": f"target_{field} {getattr(asked, field)} is outside what task {asked.task} "
+            f"was trained on; the nearest that is inside is {getattr(inside, field)}"
+            for field in ("length", "relevance")
+            if field in clamped
+        }
+    )
 
 
 def at_most(field: str, value: int, limit: int) -> None:

@@ -48,11 +48,17 @@ class Metrics:
             ["field"],
             registry=registry,
         )
-        self.prompt_tokens = Counter("promptdial_prompt_tokens", "Tokens read.", registry=registry)
-        self.generated_tokens = Counter("promptdial_generated_tokens", "Tokens written.", registry=registry)
-        self.request_seconds = self._seconds("request", "From the first byte to the answer, all outcomes.")
-        self.queue_seconds = self._seconds("queue", "Waiting for the engine.")
-        self.prefill_seconds = self._seconds("prefill", "Reading the prompt.")
+        self.prompt_tokens = Counter(
+            "promptdial_prompt_tokens", "Tokens read, whatever the end.", registry=registry
+        )
+        self.generated_tokens = Counter(
+            "promptdial_generated_tokens", "Tokens written, whatever the end.", registry=registry
+        )
+        self.request_seconds = self._seconds(
+            "request", "To the answer; refused and cancelled requests aren't timed."
+        )
+        self.queue_seconds = self._seconds("queue", "Waiting for the engine, of requests decoded to the end.")
+        self.prefill_seconds = self._seconds("prefill", "Reading the prompt, of requests decoded to the end.")
         self.score_seconds = self._seconds("score", "Measuring relevance after decoding.")
         self.target_error = Histogram(
             "promptdial_target_error",

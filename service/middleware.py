@@ -6,15 +6,18 @@ checks its type, size and encoding before anything is parsed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from email.message import Message as MimeMessage
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from promptdial.errors import Cancelled, PromptdialError
+from promptdial.errors import Cancelled, PromptdialError, Unavailable
 from service import problems
 from service.context import RequestContext
+from service.health import RETRY_AFTER_S
 from service.logs import current_request_id
 from service.metrics import Metrics, outcome_of
 
@@ -52,6 +55,11 @@ class Observation:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # by the server: the time for requests in flight is up
+            if not status:
+                ended = Unavailable("the server shut down before the request was done", RETRY_AFTER_S)
+                await problems.of_error(scope, ended)(scope, receive, send_with_id)
+            raise
         except Exception as error:
             if status:  # too late for another answer: let the server cut the connection
                 raise
@@ -143,9 +151,10 @@ def check_media_type(content_type: str | None) -> None:
         raise problems.UnsupportedMediaType(
             "the Content-Type header is missing; send 'Content-Type: application/json'"
         )
-    media_type, _, parameters = content_type.partition(";")
-    charset = parameters.partition("charset=")[2].strip(" \"'").lower()
-    if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+    header = MimeMessage()
+    header["Content-Type"] = content_type
+    charset = str(header.get_param("charset", "")).lower()
+    if header.get_content_type() != "application/json" or charset not in {"", "utf-8", "utf8"}:
         raise problems.UnsupportedMediaType(
             "the Content-Type of the body is not taken here; send 'Content-Type: application/json', in UTF-8"
         )

@@ -7,7 +7,9 @@ PromptdialError
 ├── BodyTooLarge           413 body_too_large
 ├── UnsupportedMediaType   415 unsupported_media_type
 └── InvalidRequest
-    └── NotAvailableYet    422 not_available_yet        a field that a later version will obey
+    ├── NotAvailableYet    422 not_available_yet        a field that a later version will obey
+    └── OutOfSupport
+        └── TargetsOutOfSupport                        names every target that is outside
 
 What is raised on purpose keeps its text. Anything else is logged with its traceback and answered with one
 fixed text.
@@ -29,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from promptdial.errors import InvalidRequest, PromptdialError
+from promptdial.errors import InvalidRequest, OutOfSupport, PromptdialError
 from service.context import RequestContext
 from service.schemas import GenerateRequest
 
@@ -69,6 +71,14 @@ class NotAvailableYet(InvalidRequest):
     """A field of the interface that this version doesn't obey."""
 
     code = "not_available_yet"
+
+
+class TargetsOutOfSupport(OutOfSupport):
+    """Targets that the training data doesn't hold. `messages`: why, by field; at least one."""
+
+    def __init__(self, messages: Mapping[str, str]) -> None:
+        super().__init__("; ".join(messages.values()), next(iter(messages)))
+        self.messages = dict(messages)
 
 
 class ProblemResponse(JSONResponse):
@@ -116,9 +126,12 @@ def of_error(scope: Scope, error: PromptdialError) -> JSONResponse:
     if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request failed: %s: %s", error.code, error, exc_info=error)
         return problem(scope, error.status, error.code, INTERNAL_DETAIL)
-    errors = []
-    if isinstance(error, InvalidRequest) and error.field is not None:
-        errors.append({"field": error.field, "code": error.code, "message": str(error)})
+    messages: Mapping[str, str] = {}
+    if isinstance(error, TargetsOutOfSupport):
+        messages = error.messages
+    elif isinstance(error, InvalidRequest) and error.field is not None:
+        messages = {error.field: str(error)}
+    errors = [{"field": field, "code": error.code, "message": text} for field, text in messages.items()]
     retry_after_s: float | None = getattr(error, "retry_after_s", None)
     return problem(scope, error.status, error.code, str(error), errors=errors, retry_after_s=retry_after_s)
 

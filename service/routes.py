@@ -126,17 +126,15 @@ async def tasks(request: Request) -> TaskList:
 def describe_task(service: Service, name: str) -> TaskDescription:
     """One task as `/tasks` shows it."""
     task = service.bundle.tasks[name]
-    length = service.bundle.manifest.get("support", {}).get(name, {}).get("length")
+    median, ends = service.bundle.support.default_length(name), service.bundle.support.length_range(name)
     return TaskDescription(
         name=name,
         description=task.description,
         input_hint=task.input_hint,
         example=task.example,
         modality=task.modality,
-        modalities=list(task.modalities),
-        length=None
-        if length is None
-        else LengthRange(**{key: length[key] for key in LengthRange.model_fields}),
+        modalities=service.generator.modalities(task),
+        length=None if median is None or ends is None else LengthRange(p05=ends[0], p50=median, p95=ends[1]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Requests and answers as they travel, with the examples that the OpenAPI page shows.
+"""Requests and answers as they travel; what their fields mean is what the OpenAPI page shows.
 
 Types are strict: a number in quotes is an error, not a number. An unknown field is an error too, so that a
 typing mistake doesn't quietly leave a target out.
@@ -6,13 +6,29 @@ typing mistake doesn't quietly leave a target out.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticKnownError
 
 MAX_SEED = 2**63 - 1
 
-InputText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# Unicode categories: separators, controls, format characters (zero-width space, byte order mark, tags). Not the
+# unassigned ones, which an emoji newer than this Python is among.
+INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+
+
+def has_visible(text: str) -> str:
+    """Refuse a text in which there is nothing to see as the empty one that it seems."""
+    if all(unicodedata.category(character) in INVISIBLE for character in text):
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    return text
+
+
+InputText = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(has_visible)
+]
 
 
 class GenerateRequest(BaseModel):

@@ -1,13 +1,15 @@
 """The process around the application: uvicorn, signals, exit codes.
 
 Exit code 0: SIGTERM or Ctrl-C; readiness goes red, requests in flight are answered, then the process leaves.
-1: the bundle or the device can't be had. 2: a setting is wrong. 3: the address can't be listened on.
+1: the bundle or the device can't be had. 2: a setting is wrong. 3: the address can't be listened on, or the
+first request, the service's own, failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
@@ -33,6 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEP_ALIVE_S = 75
 # The terminal's Ctrl-C reaches make and the server, and make passes its own on: one wish, two signals.
 SAME_WISH_S = 2.0
+TICK_S = 0.1  # how often a wait looks whether the exit is forced; uvicorn's own pace
 
 
 class Server(uvicorn.Server):
@@ -71,8 +74,14 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Keep answering while load balancers notice, then close the listener and finish what runs."""
-        await asyncio.sleep(self.drain_delay_s)
+        await self.linger()
         await super().shutdown(sockets)
+
+    async def linger(self) -> None:
+        """Let the drain delay pass, or less when the exit is forced."""
+        until = time.monotonic() + self.drain_delay_s
+        while not self.force_exit and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, TICK_S))
 
 
 def main() -> int:
@@ -102,7 +111,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.shutdown_timeout_ms // 1000,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_ms / 1000),
     )
     Server(config, app.state.health, settings.drain_delay_ms / 1000).run()
     return 0

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from promptdial.relevance import default_bundle
 
 PREFIX = "PROMPTDIAL_"
+ELSEWHERE = frozenset({"PROMPTDIAL_DATA_DIR"})  # read by training, which may share the environment
 
 
 class Settings(BaseSettings):
     """Every setting with its unit in its name. `PROMPTDIAL_PORT=9000` sets `port`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     bundle: Path = Field(default_factory=default_bundle)
 
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"  # the decoder refuses cuda yet
     threads: int | None = Field(
         default=None, ge=1, description="of the decoder; left out: what affinity and quota allow"
     )
@@ -52,18 +53,30 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    @model_validator(mode="after")
+    def _default_timeout_is_taken(self) -> Self:
+        """Otherwise every request that names no timeout would be refused for one."""
+        if self.request_timeout_ms > self.max_request_timeout_ms:
+            raise ValueError(
+                f"{PREFIX}REQUEST_TIMEOUT_MS is {self.request_timeout_ms}, "
+                f"more than {PREFIX}MAX_REQUEST_TIMEOUT_MS, {self.max_request_timeout_ms}"
+            )
+        return self
+
 
 def describe_invalid(error: ValidationError) -> str:
-    """What is wrong with the environment, one line per variable, without the values (one may be a secret)."""
+    """What is wrong with the environment, a line for each thing, without bad values (one may be a secret)."""
     return "\n".join(
         f"{PREFIX}{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+        if item["loc"]
+        else item["msg"].removeprefix("Value error, ")  # of variables that don't fit together; it names them
         for item in error.errors()
     )
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Names of `PROMPTDIAL_*` variables that set nothing: most likely typed wrong."""
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = ELSEWHERE | {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     return sorted(
         name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known
     )

@@ -95,7 +95,7 @@ class Service:
         request = GenerateRequest(
             task=task.name, input=task.example, max_tokens=WARM_UP_TOKENS, timeout_ms=timeout_ms
         )
-        await self.generator.run(self.generator.plan(request, time.monotonic()))
+        await self.generator.run(self.generator.plan(request, time.monotonic()), counted=False)
         gc.collect()
         gc.freeze()  # what is loaded stays: later collections skip it instead of pausing a request for it
         logger.info("ready", extra={"fields": {"model": self.model_id, "precision": self.bundle.precision}})

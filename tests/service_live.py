@@ -23,7 +23,7 @@ from promptdial.errors import EngineError, Overloaded
 from promptdial.tokenizer import PromptTokenizer
 
 WAIT_S = 20.0
-Behaviour = Literal["answer", "hold", "fail", "full", "defect"]
+Behaviour = Literal["answer", "hold", "stick", "fail", "full", "defect"]
 
 
 class HeldGeneration:
@@ -77,6 +77,8 @@ class ScriptedEngine:
             self._answer(request, on_event)
         elif self.behaviour == "fail":
             on_event(Failed(EngineError("a secret of the server")))
+        elif self.behaviour == "stick":
+            on_event(Token(0, self.tokenizer.encode(self.texts[0])[0]))
         else:
             self._held.append(lambda: self._answer(request, on_event))
         return HeldGeneration(self)
@@ -98,8 +100,17 @@ class ScriptedEngine:
 class LiveServer(uvicorn.Server):
     """A server on a free port of this machine that says when it listens."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
+    def __init__(self, app: FastAPI, shutdown_timeout_s: int | None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                port=0,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=shutdown_timeout_s,
+            )
+        )
         self.listening: Future[int] = Future()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -113,9 +124,9 @@ class LiveServer(uvicorn.Server):
 
 
 @contextmanager
-def live(app: FastAPI) -> Iterator[httpx.Client]:
+def live(app: FastAPI, shutdown_timeout_s: int | None = None) -> Iterator[httpx.Client]:
     """A client of the application, served on a real socket, through its whole lifespan."""
-    server = LiveServer(app)
+    server = LiveServer(app, shutdown_timeout_s)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -59,6 +59,9 @@ def rejected_field(
         ("modality", "", "image, video, template"),
         ("input", "", "empty"),
         ("input", " \n\t ", "empty"),
+        ("input", "\u200b", "empty"),
+        ("input", "\ufeff \u2060\u00ad", "empty"),
+        ("input", "\x00\U000e0041", "empty"),
         ("input", None, "string"),
         ("input", 7, "string"),
         ("input", ["a fox"], "string"),
@@ -113,6 +116,15 @@ def test_fields_of_a_later_version_may_say_what_is_true_anyway(client: httpx.Cli
 
 def test_ranking_by_relevance_without_measuring_it_is_refused(client: httpx.Client) -> None:
     assert rejected_field(client, {"rank": "highest", "score": False})["field"] == "rank"
+
+
+def test_every_target_outside_the_support_is_named(client: httpx.Client) -> None:
+    outside = {"target_length": 9999, "target_relevance": 0.0, "out_of_support": "reject"}
+    body = problem(client.post("/generate", json=GOOD | outside), 422, "out_of_support")
+    assert [error["field"] for error in body["errors"]] == ["target_length", "target_relevance"]
+    for error in body["errors"]:
+        assert f"{error['field']} {outside[error['field']]} is outside" in error["message"]
+        assert error["message"] in body["detail"]
 
 
 def test_a_missing_field_is_named(client: httpx.Client) -> None:
@@ -180,6 +192,9 @@ def test_half_a_surrogate_pair_in_a_field_name_still_gets_an_answer(client: http
         "application/x-www-form-urlencoded",
         "application/jsonx",
         "application/json; charset=latin-1",
+        "application/json; Charset=latin-1",
+        "application/json; charset = latin-1",
+        "application/json; x=1; charset=latin-1",
     ],
 )
 def test_a_wrong_content_type_is_refused_with_the_right_one(
@@ -190,7 +205,15 @@ def test_a_wrong_content_type_is_refused_with_the_right_one(
     assert "application/json" in problem(response, 415, "unsupported_media_type")["detail"]
 
 
-@pytest.mark.parametrize("content_type", ["Application/JSON", 'application/json; charset="UTF-8"'])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "Application/JSON",
+        'application/json; charset="UTF-8"',
+        "application/json; charset=utf-8; x=1",
+        "application/json;x=1;CHARSET = utf8",
+    ],
+)
 def test_json_in_utf_8_may_be_declared_in_any_spelling(client: httpx.Client, content_type: str) -> None:
     response = client.post("/generate", content=json.dumps(GOOD), headers={"Content-Type": content_type})
     assert response.status_code == 200

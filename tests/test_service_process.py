@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,7 +20,11 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
+from service.health import Health
+from service.server import Server
 from tests.service_live import WAIT_S, http_post
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +156,7 @@ def test_a_request_in_flight_is_answered_before_the_process_ends(tiny_bundle: Pa
 
 
 def test_readiness_is_red_before_the_listener_closes(tiny_bundle: Path) -> None:
-    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_DRAIN_DELAY_MS="1500") as service:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_DRAIN_DELAY_MS="3600000") as service:
         address = service.address()
         assert httpx.get(f"{address}/readyz").status_code == 200
         service.signal(signal.SIGTERM)
@@ -161,7 +166,12 @@ def test_readiness_is_red_before_the_listener_closes(tiny_bundle: Path) -> None:
         assert answers[-1].json() == {"status": "unavailable", "reason": "the server is shutting down"}
         refused = httpx.post(f"{address}/generate", json={"task": "expand", "input": "a fox"})
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
-        assert service.exit_code() == 0
+
+
+def test_the_drain_delay_ends_when_the_exit_is_forced() -> None:
+    server = Server(uvicorn.Config(FastAPI()), Health(), drain_delay_s=3600)
+    server.force_exit = True
+    asyncio.run(asyncio.wait_for(server.linger(), WAIT_S))
 
 
 def test_settings_are_logged_at_the_start_and_mistyped_variables_named(tiny_bundle: Path) -> None:
@@ -230,10 +240,13 @@ def test_a_bundle_without_a_file_ends_the_process_with_the_files_name(
     assert "scorer.onnx" in entries(ended.stderr)[-1]["message"]
 
 
-def test_a_wrong_setting_ends_the_process_with_the_variables_name() -> None:
-    ended = run(PROMPTDIAL_PORT="eighty")
+@pytest.mark.parametrize(
+    ("name", "value"), [("PROMPTDIAL_PORT", "eighty"), ("PROMPTDIAL_MAX_REQUEST_TIMEOUT_MS", "5000")]
+)
+def test_a_wrong_setting_ends_the_process_with_the_variables_name(name: str, value: str) -> None:
+    ended = run(**{name: value})
     assert ended.returncode == 2
-    assert "PROMPTDIAL_PORT" in ended.stderr
+    assert name in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -35,8 +35,29 @@ def test_a_wrong_setting_is_named_by_its_variable_without_its_value(monkeypatch:
     assert "hunter2" not in text
 
 
-def test_a_variable_that_sets_nothing_is_found() -> None:
-    environment = {"PROMPTDIAL_PORT": "1", "PROMPTDIAL_PROT": "1", "PATH": "/bin"}
+def test_a_default_timeout_past_the_longest_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTDIAL_MAX_REQUEST_TIMEOUT_MS", "5000")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert describe_invalid(caught.value) == (
+        "PROMPTDIAL_REQUEST_TIMEOUT_MS is 10000, more than PROMPTDIAL_MAX_REQUEST_TIMEOUT_MS, 5000"
+    )
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = Settings()
+    for name in ("BUNDLE", "PORT", "THREADS"):
+        monkeypatch.setenv(f"PROMPTDIAL_{name}", "")
+    assert Settings() == unset
+
+
+def test_a_variable_that_sets_nothing_is_found_unless_training_reads_it() -> None:
+    environment = {
+        "PROMPTDIAL_PORT": "1",
+        "PROMPTDIAL_PROT": "1",
+        "PROMPTDIAL_DATA_DIR": "/data",
+        "PATH": "/bin",
+    }
     assert unknown_variables(environment) == ["PROMPTDIAL_PROT"]
 
 
