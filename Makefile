@@ -42,7 +42,8 @@ train-small: $(RUNS)/episodes/tokenizer.json ## Data to checkpoint: PROMPTDIAL_D
 
 export-small: $(VENV)/.dev ## Checkpoint to evaluated bundle: $(RUNS)/small/final to $(RUNS)/small/bundle
 	@$(VENV)/bin/python -m export $(RUNS)/small/final $(RUNS)/small/bundle --name small --precision int8 --hf-checkpoint
-	@$(VENV)/bin/python -m training evaluate $(RUNS)/small/bundle --episodes $(RUNS)/episodes --out $(RUNS)/evaluation/small --write
+	@$(VENV)/bin/python -m training evaluate $(RUNS)/small/bundle --episodes $(RUNS)/episodes --write \
+		--out $(RUNS)/evaluation/small
 
 # The card is the last file that `prepare` writes.
 $(RUNS)/episodes/CARD.md: | $(VENV)/.dev
