@@ -54,7 +54,11 @@ class PromptTokenizer:
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json`."""
-        self._tokenizer.save(str(path))
+        path.write_text(self.to_text(), encoding="utf-8")
+
+    def to_text(self) -> str:
+        """What `save` writes."""
+        return str(self._tokenizer.to_str(pretty=True))
 
     @property
     def vocabulary(self) -> int:

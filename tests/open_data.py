@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ANIMALS = (
@@ -81,5 +82,5 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choice("bdfglmnprstvz") + rng.choice("aeiou") for _ in range(3))
 
 
-def _lines(path: Path, rows: list[dict[str, object]]) -> None:
+def _lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -17,7 +17,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from promptdial.bundle import load_bundle
 from promptdial.relevance import load_scorer
 from tests import open_data
-from training.episodes import read_episodes
+from training import sources
+from training.checkpoint import last_whole, load_model
+from training.episodes import Episode, read_episodes
+from training.errors import TrainingError
+from training.prepare import without_seen
 from training.split import near_duplicates
 
 RECIPE = """
@@ -143,6 +147,32 @@ def test_a_run_resumes_where_it_was_and_logs_speed_and_time_left(work: Path, tin
     assert details["training"]["recipe"]["model"]["layers"] == 2
 
 
+def test_a_half_written_checkpoint_is_passed_over(work: Path, tiny_bundle: Path) -> None:
+    """A kill while saving leaves a folder without promptdial.json, which is written last."""
+    half = work / "run" / "checkpoint-99"
+    half.mkdir()
+    (half / "config.json").write_text("{}")
+    assert last_whole(work / "run") == work / "run" / "checkpoint-12"
+    train(work, tiny_bundle, "--steps", "12")
+    half.joinpath("config.json").unlink()
+    half.rmdir()
+
+
+def test_a_run_is_not_resumed_with_another_recipe_or_other_data(work: Path, tiny_bundle: Path) -> None:
+    other = work / "other.toml"
+    other.write_text(RECIPE.replace("weight_decay = 0.05", "weight_decay = 0.5"))
+    arguments = ("train", "--episodes", work / "episodes", "--out", work / "run", "--scorer", tiny_bundle)
+    said = _last_line(training(*arguments, "--recipe", other, code=1))
+    assert "began with something else" in said and "'weight_decay': 0.05" in said
+    shutil.copytree(work / "episodes", work / "other", ignore=shutil.ignore_patterns("embeddings"))
+    shutil.copy(work / "other" / "validation.parquet", work / "other" / "train.parquet")
+    said = _last_line(
+        training("train", "--episodes", work / "other", "--out", work / "run", "--scorer", tiny_bundle,
+                 "--recipe", work / "test.toml", code=1)
+    )  # fmt: skip
+    assert "train.parquet" in said and "give another --out" in said
+
+
 @pytest.fixture(scope="module")
 def bundle(work: Path, tiny_bundle: Path) -> Path:
     """The bundle of the run's checkpoint."""
@@ -215,11 +245,26 @@ def test_a_damaged_row_is_named_by_file_and_line(tmp_path: Path, tiny_bundle: Pa
     with (data / "texts.jsonl").open("a") as file:
         file.write('{"text": "no source"}\n')
     said = training("prepare", "--data-dir", data, "--out", tmp_path / "out", "--scorer", tiny_bundle, code=1)
-    assert "texts.jsonl, line 9: field 'source' is missing" in _last_line(said)
+    assert "texts.jsonl, line 9: field 'source' is missing or no text" in _last_line(said)
     with (data / "pairs.jsonl").open("a") as file:
         file.write("{half a row\n")
     said = training("prepare", "--data-dir", data, "--out", tmp_path / "out", "--scorer", tiny_bundle, code=1)
     assert "pairs.jsonl, line 9: not JSON" in _last_line(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"[1, 2]\n", "a row must be an object"),
+        (b'{"text": "\xff", "source": "s", "licence": "MIT"}\n', "not JSON"),
+        (b'{"text": null, "source": "s", "licence": "MIT"}\n', "field 'text' is missing or no text"),
+    ],
+)
+def test_a_row_of_another_kind_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    data = open_data.write(tmp_path / "data", pairs=8, texts=8)
+    (data / "texts.jsonl").write_bytes(line)
+    with pytest.raises(TrainingError, match=f"texts.jsonl, line 1: {said}"):
+        sources.load(data)
 
 
 def test_a_step_left_out_is_named(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -237,6 +282,25 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     said = training("train", "--episodes", work / "episodes", "--recipe", work / "test.toml", "--out", tmp_path / "run",
                     "--scorer", tiny_bundle, "--init", tmp_path, code=1)  # fmt: skip
     assert "config.json is of a 'llama' model: only 'gpt2' is supported" in _last_line(said)
-    said = training("train", "--episodes", work / "episodes", "--recipe", work / "test.toml", "--out", tmp_path / "run",
-                    "--scorer", tiny_bundle, "--init", tmp_path / "nothing", code=1)  # fmt: skip
-    assert "give a bundle or a GPT-2 folder" in _last_line(said)
+    with pytest.raises(TrainingError, match="give a bundle or a GPT-2 folder"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "activation_function": "relu"}')
+    with pytest.raises(TrainingError, match="activation_function is 'relu', only 'gelu_new' is supported"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1}')
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match=r"the weights in .* can't be loaded"):
+        load_model(tmp_path)
+
+
+def test_validation_rows_that_training_has_word_for_word_are_left_out() -> None:
+    def row(split: str, input: str, output: str) -> Episode:
+        return Episode("expand", "image", input, output, "real", "pair", "s", "MIT", input, split)
+
+    rows = [
+        row("train", "A fox.", "A red fox in snow."),
+        row("validation", "a fox", "An owl at night."),
+        row("validation", "an owl", "a red fox, in snow"),
+        row("validation", "an owl", "An owl at night."),
+    ]
+    assert without_seen(rows) == [rows[0], rows[3]]

@@ -6,9 +6,12 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from promptdial.errors import PromptdialError
 from training.errors import TrainingError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: the same command, run again, keeps what was done", file=sys.stderr)
         return 130
     return 0
 
@@ -37,18 +40,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
 
 
-def _add_prepare(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = commands.add_parser("prepare", help="open data -> labelled episodes")  # type: ignore[attr-defined]
+def _add_prepare(commands: Commands) -> None:
+    parser = commands.add_parser("prepare", help="open data -> labelled episodes")
     parser.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
     parser.add_argument("--out", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
     )
     parser.add_argument("--generated", type=int, default=20_000, help="composed rows; default %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="of the scorer; default %(default)s")
+    parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_prepare)
 
@@ -61,8 +67,8 @@ def _prepare(args: argparse.Namespace) -> None:
     prepare.prepare(data, load_scorer(args.scorer, args.threads), args.out, args.generated, args.seed)
 
 
-def _add_tokenizer(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = commands.add_parser("tokenizer", help="learn a tokenizer from the training episodes")  # type: ignore[attr-defined]
+def _add_tokenizer(commands: Commands) -> None:
+    parser = commands.add_parser("tokenizer", help="learn a tokenizer from the training episodes")
     parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument("--recipe", default="small", help="whose vocabulary size; default %(default)s")
     parser.set_defaults(run=_tokenizer)
@@ -80,13 +86,15 @@ def _tokenizer(args: argparse.Namespace) -> None:
     logging.info("wrote %s", path)
 
 
-def _add_train(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = commands.add_parser("train", help="episodes -> checkpoint")  # type: ignore[attr-defined]
+def _add_train(commands: Commands) -> None:
+    parser = commands.add_parser("train", help="episodes -> checkpoint")
     parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="run folder; a run found there is resumed")
     parser.add_argument("--recipe", default="small", help="name or path of a TOML file; default %(default)s")
     parser.add_argument("--init", type=Path, help="bundle or Hugging Face GPT-2 folder to start from")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's; may change when a run is resumed")
+    parser.add_argument(
+        "--steps", type=_positive, help="instead of the recipe's; may change when a run is resumed"
+    )
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
@@ -95,7 +103,7 @@ def _add_train(commands: Commands) -> None:  # type: ignore[valid-type]
         "--probe-every", type=int, default=1000, help="steps between looks at samples; 0 for none"
     )
     parser.add_argument(
-        "--save-every", type=int, default=500, help="steps between checkpoints; default %(default)s"
+        "--save-every", type=_positive, default=500, help="steps between checkpoints; default %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_train)
@@ -107,13 +115,15 @@ def _train(args: argparse.Namespace) -> None:
     run(args)
 
 
-def _add_evaluate(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = commands.add_parser("evaluate", help="bundle -> report and calibration")  # type: ignore[attr-defined]
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser("evaluate", help="bundle -> report and calibration")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument("--out", type=Path, help="folder of the report; default runs/evaluation/NAME")
-    parser.add_argument("--inputs", type=int, default=60, help="validation inputs per task and modality")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--inputs", type=_positive, default=60, help="validation inputs per task and modality"
+    )
+    parser.add_argument("--threads", type=_positive, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write calibration and metrics into the bundle")
     parser.set_defaults(run=_evaluate)

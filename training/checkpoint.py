@@ -10,9 +10,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from export.checkpoint import EXPECTED_CONFIG
 from export.restore import restore_model
 from promptdial.bundle import load_bundle
-from promptdial.command import DEFAULT_FORMAT, CommandFormat
+from promptdial.command import DEFAULT_FORMAT, END, OUT, PAD, CommandFormat
 from promptdial.tokenizer import PromptTokenizer
 from training.errors import TrainingError
 from training.recipe import ModelRecipe
@@ -23,6 +24,7 @@ TOKENIZER = "tokenizer.json"
 
 def fresh(recipe: ModelRecipe, vocabulary: int) -> GPT2LMHeadModel:
     """A GPT-2 with random weights."""
+    specials = DEFAULT_FORMAT.special_tokens()
     config = GPT2Config(
         vocab_size=vocabulary,
         n_positions=recipe.positions,
@@ -32,9 +34,9 @@ def fresh(recipe: ModelRecipe, vocabulary: int) -> GPT2LMHeadModel:
         resid_pdrop=recipe.dropout,
         embd_pdrop=recipe.dropout,
         attn_pdrop=recipe.dropout,
-        bos_token_id=DEFAULT_FORMAT.special_tokens().index("<out>"),
-        eos_token_id=DEFAULT_FORMAT.special_tokens().index("<end>"),
-        pad_token_id=DEFAULT_FORMAT.special_tokens().index("<pad>"),
+        bos_token_id=specials.index(OUT),
+        eos_token_id=specials.index(END),
+        pad_token_id=specials.index(PAD),
     )
     return GPT2LMHeadModel(config)
 
@@ -59,23 +61,51 @@ def load_model(path: Path) -> GPT2LMHeadModel:
     if _is_bare_bundle(path):
         return restore_model(load_bundle(path))
     folder = folder_of(path)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _read_json(folder / "config.json")
     if config.get("model_type") != "gpt2":
         raise TrainingError(
             f"{folder}/config.json is of a {config.get('model_type')!r} model: only 'gpt2' is supported"
         )
-    model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    for name, expected in EXPECTED_CONFIG.items():
+        found = getattr(GPT2Config(**config), name)
+        if found != expected:
+            raise TrainingError(f"{folder}/config.json: {name} is {found!r}, only {expected!r} is supported")
+    try:
+        model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    except Exception as error:  # safetensors, torch and transformers share no base class
+        raise TrainingError(f"the weights in {folder} can't be loaded: {error}") from error
     return model
 
 
-def load_tokenizer(path: Path, format: CommandFormat = DEFAULT_FORMAT) -> PromptTokenizer:
-    """The tokenizer of a checkpoint or bundle; control tokens are added to one that has none."""
+def set_dropout(model: GPT2LMHeadModel, share: float) -> None:
+    """Give a model the dropout of a recipe, whatever it was saved with."""
+    model.config.resid_pdrop = model.config.embd_pdrop = model.config.attn_pdrop = share
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
+
+
+def sizes(model: GPT2LMHeadModel, dropout: float) -> ModelRecipe:
+    """The sizes that a model really has."""
+    config = model.config
+    return ModelRecipe(
+        config.n_layer, config.n_head, config.n_embd, config.n_positions, config.vocab_size, dropout
+    )
+
+
+def load_tokenizer(path: Path) -> PromptTokenizer:
+    """The tokenizer of a checkpoint or bundle with its own commands; to a foreign one the usual ones are added."""
     tokenizer_path = (path if _is_bare_bundle(path) else folder_of(path)) / TOKENIZER
     if not tokenizer_path.is_file():
         raise TrainingError(
             f"{tokenizer_path} is missing: training needs the tokenizer of the weights it starts from"
         )
-    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    own = read_details(path).get("command")
+    format = CommandFormat.from_json(own) if own else DEFAULT_FORMAT
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    except Exception as error:  # tokenizers raises a bare Exception
+        raise TrainingError(f"{tokenizer_path} is no tokenizer: {error}") from error
     tokenizer.add_special_tokens([t for t in format.special_tokens() if tokenizer.token_to_id(t) is None])
     return PromptTokenizer(tokenizer, format)
 
@@ -83,10 +113,17 @@ def load_tokenizer(path: Path, format: CommandFormat = DEFAULT_FORMAT) -> Prompt
 def read_details(path: Path) -> dict[str, Any]:
     """`promptdial.json` of a checkpoint, or `bundle.json`, which holds the same; empty for a foreign GPT-2."""
     source = path / "bundle.json" if _is_bare_bundle(path) else folder_of(path) / DETAILS
-    if not source.is_file():
-        return {}
-    details: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
-    return details
+    return _read_json(source) if source.is_file() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TrainingError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise TrainingError(f"{path} holds no object")
+    return data
 
 
 def fit_vocabulary(model: GPT2LMHeadModel, vocabulary: int) -> None:
@@ -96,9 +133,15 @@ def fit_vocabulary(model: GPT2LMHeadModel, vocabulary: int) -> None:
 
 
 def write_details(folder: Path, tokenizer: PromptTokenizer, details: dict[str, Any]) -> None:
-    """Put tokenizer and `promptdial.json` beside the weights of a checkpoint folder."""
+    """Put tokenizer and, last, `promptdial.json` beside the weights of a checkpoint folder."""
     tokenizer.save(folder / TOKENIZER)
     (folder / DETAILS).write_text(json.dumps(details, indent=1), encoding="utf-8")
+
+
+def last_whole(run: Path) -> Path | None:
+    """The newest checkpoint of a run that was written to the end; a kill while saving leaves a part of one."""
+    whole = [folder for folder in run.glob("checkpoint-*") if (folder / DETAILS).is_file()]
+    return max(whole, key=lambda folder: int(folder.name.partition("-")[2]), default=None)
 
 
 def learnt_tokenizer(episodes: Path) -> PromptTokenizer:

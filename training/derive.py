@@ -64,7 +64,7 @@ def _cut_reuse(row: Row, rng: random.Random) -> Iterator[Episode]:
         return
     still = [cut for cut in rules.cuts(row["output"])[:-1] if not rules.MOTION.search(cut)]
     for cut in rng.sample(still, min(2, len(still))):
-        yield from _episode(row, row["kind"], "image", row["input"], cut, "reused", row["input"])
+        yield from _episode(row, row["kind"], "image", row["input"], cut, "reused-cut", row["input"])
 
 
 def _beginnings(text: str, rng: random.Random, shorter: int) -> list[str]:
@@ -168,35 +168,35 @@ def _as_compress(row: Row, modality: str, text: str, key: str, rng: random.Rando
 def from_long_texts(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
     """Long prompts and descriptions: every task, from their beginnings."""
     for row in texts:
-        text = rules.clean(row["text"])
+        key, text = row["text"], rules.clean(row["text"])
         modality = "template" if rules.TEMPLATE.search(text) else "image"
         beginnings = _beginnings(text, rng, 1)
-        yield from _other_tasks(row, modality, beginnings, text, rng)
-        yield from _as_expand(row, modality, rng.choice(beginnings), text, rng)
+        yield from _other_tasks(row, modality, beginnings, key, rng)
+        yield from _as_expand(row, modality, rng.choice(beginnings), key, rng)
         if modality == "template":
-            yield from _as_brief(row, modality, text, text, rng)
+            yield from _as_brief(row, modality, text, key, rng)
 
 
 def from_user_prompts(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
     """Prompts people wrote: the first segment asks for the whole, the modifiers are its style."""
     for row in texts:
-        text = rules.clean(row["text"])
+        key, text = row["text"], rules.clean(row["text"])
         if word_count(text) < 5:
             continue
         modality = "template" if rules.TEMPLATE.search(text) else "image"
         segments = [part.strip() for part in text.split(",") if part.strip()]
         if len(segments) >= 3 and word_count(segments[0]) >= 2:
-            yield from _episode(row, "expand", modality, segments[0], text, "first-segment", text)
+            yield from _episode(row, "expand", modality, segments[0], text, "first-segment", key)
             style = rng.sample(segments[1:], min(2, len(segments) - 1))
             yield from _episode(
-                row, "style", modality, ", ".join([segments[0], *style]), text, "modifiers", text
+                row, "style", modality, ", ".join([segments[0], *style]), text, "modifiers", key
             )
         else:
-            yield from _as_expand(row, modality, text, text, rng)
+            yield from _as_expand(row, modality, text, key, rng)
         make: Callable[..., Iterator[Episode]] = rng.choice((_as_tags, _as_tags, _as_suggest, _as_compress))
-        yield from make(row, modality, text, text, rng)
+        yield from make(row, modality, text, key, rng)
         if modality == "template":
-            yield from _as_brief(row, modality, text, text, rng)
+            yield from _as_brief(row, modality, text, key, rng)
 
 
 def from_captions(texts: list[Row], rng: random.Random) -> Iterator[Episode]:

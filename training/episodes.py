@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptdial.command import Command, word_count
+from promptdial.command import Command
 from training.errors import TrainingError
 
 
@@ -41,10 +41,6 @@ class Episode:
         """The command in hindsight: the reward and length that were achieved."""
         return Command(self.task, self.modality, self.relevance, self.words)
 
-    def with_output(self, output: str, method: str) -> Episode:
-        """The same input with another output, made by a rule."""
-        return replace(self, output=output, method=method, origin="derived", words=word_count(output))
-
 
 def episode_id(episode: Episode) -> str:
     """A stable id: hash of everything the model is shown or taught."""
@@ -69,10 +65,10 @@ def read_episodes(folder: Path, split: str) -> list[Episode]:
     if not path.is_file():
         raise TrainingError(f"{path} is missing: run `python -m training prepare --out {folder}` first")
     names = [field.name for field in fields(Episode)]
-    rows = pq.read_table(path, columns=names).to_pylist()
+    try:
+        rows = pq.read_table(path, columns=names).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise TrainingError(
+            f"{path} can't be read ({error}): run `python -m training prepare` again"
+        ) from error
     return [Episode(**row) for row in rows]
-
-
-def as_json(episode: Episode) -> dict[str, object]:
-    """The episode as a plain dictionary."""
-    return asdict(episode)

@@ -34,8 +34,8 @@ from training.train import loss_of
 log = logging.getLogger(__name__)
 
 LENGTHS = (12, 25, 50, 80, 120)
-STEPS = 5  # relevance targets per cell, over its 10th-90th percentile
-DISTINCT_BUDGET = 2000
+STEPS = 5  # relevance targets per cell, from the lowest to the highest supported
+DISTINCT_BUDGET = 2000  # word pairs
 ROWS = 16  # decoded at a time
 
 
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     scorer = load_scorer(args.bundle, args.threads)
     answers = answer(bundle, cases, scorer, args.threads, args.seed)
     figures = {
-        **summary(answers, held_out, scorer),
-        "validation_loss": round(loss_of(args.bundle, held_out), 4),
+        **summary(answers, scorer),
+        "validation_loss": loss_of(args.bundle, held_out),
     }
     calibration = calibrate(answers)
     out = args.out or Path("runs/evaluation") / bundle.name
@@ -91,8 +91,10 @@ def run(args: argparse.Namespace) -> None:
 def plan(bundle: Bundle, held_out: Sequence[Episode], inputs: int) -> Iterable[Case]:
     """What is asked: per task and modality five relevances at the default length; for `expand` ends and lengths."""
     groups: dict[tuple[str, str], list[Episode]] = defaultdict(list)
-    for episode in held_out:
-        if episode.method != "mismatched" and episode.task in bundle.tasks:
+    lengths = map(len, bundle.tokenizer().encode_batch([episode.input for episode in held_out]))
+    for episode, tokens in zip(held_out, lengths, strict=True):
+        fits = tokens <= bundle.limits.max_input_tokens
+        if fits and episode.method != "mismatched" and episode.task in bundle.tasks:
             groups[episode.task, episode.modality].append(episode)
     for (task, modality), rows in sorted(groups.items()):
         chosen = _spread({row.input: row for row in rows}, inputs)
@@ -193,9 +195,7 @@ def _target(found: Answer) -> float:
     return found.case.command.relevance
 
 
-def summary(
-    answers: Sequence[Answer], held_out: Sequence[Episode], scorer: RelevanceScorer
-) -> dict[str, Any]:
+def summary(answers: Sequence[Answer], scorer: RelevanceScorer) -> dict[str, Any]:
     """The figures of `expand`, image and video apart: steering against references, length, copying, diversity."""
     return {
         f"expand_{modality}": _modality_summary(
@@ -217,7 +217,7 @@ def _modality_summary(answers: Sequence[Answer], scorer: RelevanceScorer) -> dic
     random_relevance = float(np.mean(scorer.score(inputs, [*references[1:], references[0]])))
     achieved = float(np.mean([found.relevance for found in highest]))
     texts = [found.text for found in highest]
-    budget = min(DISTINCT_BUDGET, sum(map(word_count, texts)), sum(map(word_count, references)))
+    budget = min(DISTINCT_BUDGET, measures.pair_count(texts), measures.pair_count(references))
     return {
         "inputs": len(highest),
         "relevance_reference": round(reference_relevance, 3),
@@ -234,8 +234,8 @@ def _modality_summary(answers: Sequence[Answer], scorer: RelevanceScorer) -> dic
         "distinct_2": round(measures.distinct_2(texts, budget), 3),
         "distinct_2_reference": round(measures.distinct_2(references, budget), 3),
         "length": _length_summary(by_purpose["length"]),
-        "length_within_30_percent": _within([*by_purpose["length"]], 0.3),
-        "length_within_20_percent": _within([*by_purpose["length"]], 0.2),
+        "length_within_30_percent": _within(by_purpose["length"], 0.3),
+        "length_within_20_percent": _within(by_purpose["length"], 0.2),
         "reference_length_within_30_percent": _within(highest, 0.3),
     }
 

@@ -21,18 +21,17 @@ def copy_rate(input: str, output: str) -> float:
 
 
 def distinct_2(texts: Sequence[str], budget: int) -> float:
-    """Different word pairs per word pair over the first `budget` words of the texts put together.
+    """Different word pairs per word pair, over the first `budget` pairs of the texts in order.
 
-    The share falls with the number of words, so only values at an equal budget compare.
+    The share falls with the number of pairs, so only values at an equal budget compare.
     """
-    pairs: list[tuple[str, str]] = []
-    for text in texts:
-        found = words(text)
-        pairs.extend(pairwise(found))
-        if len(pairs) >= budget:
-            break
-    pairs = pairs[:budget]
+    pairs = [pair for text in texts for pair in pairwise(words(text))][:budget]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def pair_count(texts: Sequence[str]) -> int:
+    """Word pairs of the texts, none across two texts."""
+    return sum(max(0, len(words(text)) - 1) for text in texts)
 
 
 def repetition(text: str) -> float:

@@ -38,6 +38,7 @@ HELD_OUT_SHARE = 0.007
 MISMATCHED_SHARE = 0.15
 MISMATCH_POOL = 256
 MIN_CELL = 30
+LARGEST_DRAWN = 50  # texts of a group of near-duplicates that may be drawn for validation
 
 
 def prepare(data: sources.OpenData, scorer: RelevanceScorer, out: Path, generated: int, seed: int) -> None:
@@ -53,6 +54,7 @@ def prepare(data: sources.OpenData, scorer: RelevanceScorer, out: Path, generate
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
     episodes += mismatched(episodes, cache, rng)
+    episodes = without_seen(episodes)
     for split in ("train", "validation"):
         write_episodes(out / f"{split}.parquet", [episode for episode in episodes if episode.split == split])
     train = [episode for episode in episodes if episode.split == "train"]
@@ -111,7 +113,7 @@ def held_out_keys(data: sources.OpenData) -> frozenset[str]:
     drawn = {
         root
         for root in size
-        if root not in marks and size[root] <= 50 and _share(texts[root]) < HELD_OUT_SHARE
+        if root not in marks and size[root] <= LARGEST_DRAWN and _share(texts[root]) < HELD_OUT_SHARE
     }
     log.info("%d groups of near-duplicates, the largest %d texts", len(size), max(size.values()))
     return frozenset(text for i, text in enumerate(texts) if sets.find(i) in held | drawn)
@@ -138,7 +140,7 @@ def score(episodes: Sequence[Episode], cache: EmbeddingCache) -> list[Episode]:
 
 
 def mismatched(episodes: Sequence[Episode], cache: EmbeddingCache, rng: random.Random) -> list[Episode]:
-    """Inputs with another input's output, at relevances spread from random to the input's own.
+    """Inputs with another text's output (and its source), at relevances spread from random to the input's own.
 
     Without such rows every output is relevant and the command has nothing to steer. The output comes from a random
     pool of the same task, modality and split: the one whose relevance is nearest to a drawn value.
@@ -151,13 +153,27 @@ def mismatched(episodes: Sequence[Episode], cache: EmbeddingCache, rng: random.R
         if len(cell) < MIN_CELL:
             continue
         for episode in rng.sample(cell, round(MISMATCHED_SHARE * len(cell))):
-            pool = rng.sample(cell, min(MISMATCH_POOL, len(cell)))
+            pool = [p for p in rng.sample(cell, min(MISMATCH_POOL, len(cell))) if p.key != episode.key]
+            if not pool:
+                continue
             relevance = cache.rows([other.output for other in pool]) @ cache.rows([episode.input])[0]
             wanted = rng.uniform(0.05, max(0.1, 0.85 * episode.relevance))
             nearest = int(np.argmin(np.abs(relevance - wanted)))
-            other = episode.with_output(pool[nearest].output, "mismatched")
+            other = replace(
+                pool[nearest], input=episode.input, key=episode.key, origin="derived", method="mismatched"
+            )
             made.append(replace(other, relevance=float(np.clip(relevance[nearest], 0.0, 1.0))))
     return made
+
+
+def without_seen(episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes, less those for validation whose input or output stands word for word in a training row."""
+    seen = {_plain(text) for e in episodes if e.split == "train" for text in (e.input, e.output)}
+    return [e for e in episodes if e.split == "train" or not {_plain(e.input), _plain(e.output)} & seen]
+
+
+def _plain(text: str) -> str:
+    return " ".join(rules.words(text))
 
 
 def support(episodes: Sequence[Episode]) -> dict[str, object]:

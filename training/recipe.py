@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from promptdial.command import FRAMING_TOKENS
 from training.errors import TrainingError
 
 RECIPES = Path(__file__).parent / "recipes"
+ORIGINS = ("real", "derived", "generated")
+STARTS = {
+    "embeddings": ("scorer", "random"),
+    "positions": ("sinusoidal", "random"),
+    "attention": ("copy", "random"),
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,23 @@ def load(name: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise TrainingError(f"{path}: {error}") from error
     recipe: Recipe = _build(Recipe, data, str(path))
+    for problem in _problems(recipe):
+        raise TrainingError(f"{path}: {problem}")
     return recipe
+
+
+def _problems(recipe: Recipe) -> Iterator[str]:
+    """What a recipe can't be trained with."""
+    model, data = recipe.model, recipe.data
+    for name, known in STARTS.items():
+        if (value := getattr(recipe.init, name)) not in known:
+            yield f"[init] {name} is {value!r}, known are {', '.join(known)}"
+    if model.width % model.heads:
+        yield f"[model] width {model.width} is no multiple of heads {model.heads}"
+    if model.positions < FRAMING_TOKENS + data.max_input_tokens + data.max_tokens:
+        yield "[model] positions is less than 5 + max_input_tokens + max_tokens of [data]"
+    if unknown := set(data.repeat) - set(ORIGINS):
+        yield f"[data] repeat has {sorted(unknown)[0]!r}, known are {', '.join(ORIGINS)}"
 
 
 def _build(cls: Any, data: dict[str, Any], where: str) -> Any:

@@ -65,29 +65,42 @@ def data_dir(given: Path | None) -> Path:
 
 
 def load(folder: Path) -> OpenData:
-    """Read the four files. Raises TrainingError naming file and line of a row that is not JSON."""
-    with (folder / "lists.json").open(encoding="utf-8") as file:
-        lists = {name: entry["values"] for name, entry in json.load(file).items()}
+    """Read the four files. Raises TrainingError naming the file, and the line of a row that can't be used."""
     return OpenData(
         pairs=_rows(
             folder / "pairs.jsonl", ("input", "output", "modality", "kind", "split", "source", "licence")
         ),
         texts=_rows(folder / "texts.jsonl", ("text", "source", "licence")),
         styles=_rows(folder / "styles.jsonl", ("name", "prompt", "source", "licence")),
-        lists=lists,
+        lists=_lists(folder / "lists.json"),
     )
+
+
+def _lists(path: Path) -> dict[str, list[str]]:
+    try:
+        return {
+            name: [str(value) for value in entry["values"]]
+            for name, entry in json.loads(path.read_text(encoding="utf-8")).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f'{path}: not an object of {{"name": {{"values": [...]}}}} ({error!r})'
+        ) from error
 
 
 def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
     rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise TrainingError(f"{path}, line {number}: not JSON ({error.msg})") from error
-            lacking = [name for name in required if name not in row]
-            if lacking:
-                raise TrainingError(f"{path}, line {number}: field {lacking[0]!r} is missing")
-            rows.append(row)
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # not JSON, or not UTF-8
+            raise TrainingError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise TrainingError(f"{path}, line {number}: a row must be an object")
+        lacking = [name for name in required if not isinstance(row.get(name), str) or not row[name].strip()]
+        if lacking:
+            raise TrainingError(f"{path}, line {number}: field {lacking[0]!r} is missing or no text")
+        rows.append(row)
     return rows

@@ -8,6 +8,7 @@ the whole configuration, and `history.jsonl`. A run that is found in the folder 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import subprocess
@@ -27,7 +28,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from promptdial.command import FRAMING_TOKENS
@@ -59,8 +59,15 @@ def run(args: argparse.Namespace) -> None:
     train, held_out = read_episodes(args.episodes, "train"), read_episodes(args.episodes, "validation")
     scorer = load_scorer(args.scorer)
     tokenizer, model = _start(args, chosen, scorer)
+    chosen = replace(chosen, model=checkpoint.sizes(model, chosen.model.dropout))
+    started = checkpoint.last_whole(args.out)
+    if started:
+        _check_same_run(started, chosen, tokenizer, args.episodes)
     rows = batches.tokenize(train, tokenizer, chosen.data)
-    validation = batches.tokenize(held_out[:VALIDATION_ROWS], tokenizer, replace(chosen.data, repeat={}))
+    some = held_out[:: max(1, len(held_out) // VALIDATION_ROWS)]
+    validation = batches.tokenize(some, tokenizer, replace(chosen.data, repeat={}))
+    if not rows or not validation:
+        raise TrainingError(f"{args.episodes} holds no rows within the limits of recipe {chosen.name}")
     log.info(
         "%d rows, %.1fM tokens an epoch, of which %.1fM outputs; %.1fM parameters",
         *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
@@ -81,16 +88,15 @@ def run(args: argparse.Namespace) -> None:
         train_dataset=batches.BatchDataset(
             rows, tokenizer, order.batch_tokens, chosen.data.any_share, args.seed
         ),
-        eval_dataset=batches.BatchDataset(validation, tokenizer, order.batch_tokens, 0.0, args.seed),
         data_collator=_only,
         callbacks=[Progress(args.out, tokenizer, details, probe, args.probe_every)],
     )
-    trainer.remove_callback(PrinterCallback)  # Progress says it
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.out)))
+    trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]  # Progress says it
+    trainer.train(resume_from_checkpoint=str(started) if started else None)
     final = args.out / "final"
     trainer.save_model(str(final))
-    details["metrics"] = {"validation_loss": trainer.evaluate()["eval_loss"]}
     details["training"] |= effort(args.out, trainer.state.global_step, order)
+    details["metrics"] = {"validation_loss": mean_loss(model, validation, tokenizer)}
     checkpoint.write_details(final, tokenizer, details)
     log.info("validation loss %.4f; wrote %s", details["metrics"]["validation_loss"], final)
 
@@ -110,6 +116,7 @@ def _start(
         tokenizer = checkpoint.load_tokenizer(args.init)
         model = checkpoint.load_model(args.init)
         checkpoint.fit_vocabulary(model, tokenizer.vocabulary)
+        checkpoint.set_dropout(model, chosen.model.dropout)
         needed = FRAMING_TOKENS + chosen.data.max_input_tokens + chosen.data.max_tokens
         if model.config.n_positions < needed:
             raise TrainingError(
@@ -150,12 +157,43 @@ def _details(
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
+            "data": _digest(args.episodes / "train.parquet"),
             "commit": _commit(),
         },
         "notes": NOTES,
         "metrics": {},
         "validation": parity,
     }
+
+
+def _check_same_run(started: Path, chosen: recipe.Recipe, tokenizer: PromptTokenizer, episodes: Path) -> None:
+    """Refuse to go on with other data, tokenizer or recipe than a run began with; only `steps` may change."""
+    before = checkpoint.read_details(started)["training"]
+    then, now = before["recipe"], json.loads(json.dumps(chosen.to_json()))
+    changed = [
+        f"{part} {then[part]} -> {now[part]}" for part in now if _fixed(then[part]) != _fixed(now[part])
+    ]
+    digest = _digest(episodes / "train.parquet")
+    if before.get("data", digest) != digest:
+        changed.append(f"{episodes}/train.parquet")
+    if (started / checkpoint.TOKENIZER).read_text(encoding="utf-8") != tokenizer.to_text():
+        changed.append("tokenizer.json")
+    if changed:
+        raise TrainingError(
+            f"{started.parent} began with something else ({'; '.join(changed)}): "
+            f"undo that, or give another --out, with --init {started} to keep what was learnt"
+        )
+
+
+def _fixed(part: Any) -> Any:
+    return (
+        {name: value for name, value in part.items() if name != "steps"} if isinstance(part, dict) else part
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _lineage(start: Path | None) -> dict[str, Any] | str:
@@ -189,7 +227,6 @@ def _arguments(args: argparse.Namespace, order: recipe.OptimizerRecipe) -> Train
         output_dir=str(args.out),
         max_steps=order.steps,
         per_device_train_batch_size=1,  # an item is a whole batch
-        per_device_eval_batch_size=1,
         learning_rate=order.learning_rate,
         weight_decay=order.weight_decay,
         adam_beta2=0.98,
@@ -203,8 +240,6 @@ def _arguments(args: argparse.Namespace, order: recipe.OptimizerRecipe) -> Train
         save_steps=args.save_every,
         save_total_limit=2,
         logging_steps=50,
-        eval_strategy="no",
-        prediction_loss_only=True,
         report_to=[],
         disable_tqdm=True,
         seed=args.seed,
@@ -301,18 +336,24 @@ class Progress(TrainerCallback):
             file.write(json.dumps({**line, "time": round(time.time())}) + "\n")
 
 
-def loss_of(start: Path, episodes: Sequence[Episode], batch_tokens: int = 4096) -> float:
-    """Mean cross entropy per output token of a checkpoint, or of the one in a bundle, over episodes."""
-    tokenizer, model = checkpoint.load_tokenizer(start), checkpoint.load_model(start).eval()
+def loss_of(start: Path, episodes: Sequence[Episode]) -> float:
+    """Mean cross entropy per output token of a checkpoint, or of a bundle's weights, over episodes."""
+    tokenizer, model = checkpoint.load_tokenizer(start), checkpoint.load_model(start)
     limits = recipe.DataRecipe(**checkpoint.read_details(start)["limits"])
-    rows = batches.BatchDataset(
-        batches.tokenize(episodes, tokenizer, limits), tokenizer, batch_tokens, 0.0, 0
-    )
+    return mean_loss(model, batches.tokenize(episodes, tokenizer, limits), tokenizer)
+
+
+def mean_loss(
+    model: GPT2LMHeadModel, rows: Sequence[batches.Row], tokenizer: PromptTokenizer, batch_tokens: int = 4096
+) -> float:
+    """Mean cross entropy per output token over rows, no field left out."""
+    model.eval()
+    data = batches.BatchDataset(rows, tokenizer, batch_tokens, 0.0, 0)
     total = tokens = 0.0
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
-        for index in range(len(rows)):
-            batch = rows[index]
+        for index in range(len(data)):
+            batch = {name: values.to(model.device) for name, values in data[index].items()}
             count = int((batch["labels"] != batches.IGNORED).sum())
             total += float(batches.output_loss(model, batch)) * count
             tokens += count
-    return total / tokens
+    return round(total / tokens, 4)
