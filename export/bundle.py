@@ -166,6 +166,7 @@ def _golden(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 def _write_hf_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """fp16 weights with the rest that training's ``--init`` reads."""
     state = {name: value.to(torch.float16) for name, value in checkpoint.model.state_dict().items()}
+    del state["lm_head.weight"]  # tied to the embedding
     checkpoint.model.save_pretrained(folder, state_dict=state)
     shutil.copyfile(checkpoint.path / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != "validation"}
