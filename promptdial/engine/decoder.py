@@ -46,7 +46,7 @@ class Decoder:
         rows = slots + slots % 2
         self.vocabulary = architecture.vocabulary
         self._layers = architecture.layers
-        self._session = _open(path, threads)
+        self._session = open_session(path, threads)
         self._check(path, architecture)
         shape = (rows, architecture.heads, self.capacity, architecture.head_dim)
         self._caches = {
@@ -129,7 +129,8 @@ class Decoder:
             )
 
 
-def _open(path: Path, threads: int) -> Any:
+def open_session(path: Path, threads: int) -> Any:
+    """A session with the options that serving uses. Raises BundleError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

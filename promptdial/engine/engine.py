@@ -37,14 +37,13 @@ from promptdial.engine.request import (
     Token,
 )
 from promptdial.engine.sampling import MAX_TOP_K, choose, uniform
-from promptdial.engine.scheduler import Scheduler
+from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.threads import available_cpus
 from promptdial.errors import EngineError, InputTooLong, InvalidRequest, Unavailable
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.1  # the idle loop turns this often, for the heartbeat
-RETRY_S = 1.0  # between attempts to recover from a failed step
 
 
 class Steps(Protocol):
@@ -81,7 +80,6 @@ class Engine:
         self._scheduler = Scheduler(queue_limit, max_running)
         self._rows: list[Candidate] = []  # index = row of the cache
         self._thread: threading.Thread | None = None
-        self._draining = False
         self._closing = threading.Event()
         self._heartbeat = time.monotonic()
         self._prompt_tokens = self._generated_tokens = self._steps = self._failed_steps = 0
@@ -141,19 +139,18 @@ class Engine:
         self._thread.start()
         self._scheduler.open()
 
-    def close(self, drain_s: float = 0.0) -> bool:
-        """Take no more requests, give admitted ones ``drain_s`` seconds, fail the rest.
+    def close(self, drain_s: float = 0.0, join_s: float = 5.0) -> bool:
+        """Take no more requests for good, give admitted ones ``drain_s`` seconds, fail the rest.
 
-        False when the thread didn't end: a step hangs.
+        False when the thread didn't end within ``join_s`` seconds after that: a step hangs.
         """
-        self._draining = True
-        self._scheduler.refuse("the engine is closing")
+        self._scheduler.close("the engine is closing")
         give_up = time.monotonic() + drain_s
         while (self._scheduler.waiting or self._scheduler.running) and time.monotonic() < give_up:
             self._closing.wait(0.005)
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(timeout=5.0)
+            self._thread.join(timeout=join_s)
             return not self._thread.is_alive()
         return True
 
@@ -191,14 +188,15 @@ class Engine:
                 continue
             try:
                 self._step()
-            except Exception:
+            except Exception as error:
                 self._failed_steps += 1
                 log.exception("an engine step failed")
-                self._recover()
+                self._recover(error)
         self._rows.clear()
-        self._fail(
-            self._scheduler.take_all(), Unavailable("the engine was closed before the request was done")
-        )
+        for generation in self._scheduler.take_all():
+            generation.deliver(
+                Failed(Unavailable("the engine was closed before the request was done", RETRY_S))
+            )
 
     def _step(self) -> None:
         for generation, error in self._scheduler.drop():
@@ -274,22 +272,27 @@ class Engine:
                 self._decoder.copy_row(len(self._rows), row, last.cached)
                 self._rows[row] = last
 
-    def _recover(self) -> None:
+    def _recover(self, cause: Exception) -> None:
         """After a failed step: fail what was running, and take no requests until a probe succeeds."""
         self._rows.clear()
         self._scheduler.refuse("the engine failed and is recovering")
-        self._fail(self._scheduler.take_running(), EngineError("a step failed under this request"))
+        for (
+            generation
+        ) in self._scheduler.take_running():  # an error each: callers raise them in their threads
+            failure = EngineError("a step failed under this request")
+            failure.__cause__ = cause
+            generation.deliver(Failed(failure))
         while not self._closing.is_set():
             self._heartbeat = time.monotonic()
             try:
                 self._warm()
             except Exception:
                 log.exception("the engine can't recover yet; next attempt in %s s", RETRY_S)
-                self._fail(self._scheduler.take_all(), Unavailable("the engine failed and is recovering"))
+                for generation in self._scheduler.take_all():
+                    generation.deliver(Failed(Unavailable("the engine failed and is recovering", RETRY_S)))
                 self._closing.wait(RETRY_S)
             else:
-                if not self._draining:
-                    self._scheduler.open()
+                self._scheduler.open()
                 return
 
     def _warm(self) -> None:
@@ -297,8 +300,3 @@ class Engine:
         self._decoder.prefill(0, [self._end_id] * min(32, self._decoder.capacity - 1))
         for rows in range(1, self._decoder.slots + 1):
             self._decoder.decode([self._end_id] * rows, [1] * rows)
-
-    @staticmethod
-    def _fail(generations: list[Generation], error: EngineError | Unavailable) -> None:
-        for generation in generations:
-            generation.deliver(Failed(error))

@@ -14,11 +14,15 @@ from collections import deque
 from promptdial.engine.request import Generation, Status
 from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded, PromptdialError, Unavailable
 
+RETRY_S = 1.0  # when to come back to an engine that takes no requests
 SMOOTHING = 0.2  # weight of the newest request in the running mean of service times
 
 
 class Scheduler:
-    """The queue and the list of running requests. ``submit`` may be called from any thread."""
+    """The queue and the list of running requests. ``submit`` may be called from any thread.
+
+    ``queue_limit`` requests may wait besides the ``max_running`` that run, so 0 takes what can run at once.
+    """
 
     def __init__(self, queue_limit: int, max_running: int = 1) -> None:
         self.queue_limit, self.max_running = queue_limit, max_running
@@ -26,6 +30,7 @@ class Scheduler:
         self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()
         self._refusal: str | None = "the engine is not started"
+        self._closed = False
         self._service_s = 0.2  # running mean of a request's time in the engine
 
     @property
@@ -34,14 +39,22 @@ class Scheduler:
         return len(self._waiting)
 
     def open(self) -> None:
-        """Take requests from now on."""
+        """Take requests from now on; without effect after ``close``."""
         with self._changed:
-            self._refusal = None
+            if not self._closed:
+                self._refusal = None
 
     def refuse(self, reason: str) -> None:
         """Take no more requests; what is queued or running stays."""
         with self._changed:
-            self._refusal = reason
+            if not self._closed:
+                self._refusal = reason
+                self._changed.notify_all()
+
+    def close(self, reason: str) -> None:
+        """``refuse`` for good: nothing opens the scheduler again."""
+        with self._changed:
+            self._closed, self._refusal = True, reason
             self._changed.notify_all()
 
     @property
@@ -53,10 +66,12 @@ class Scheduler:
         """Queue a request. Raises Unavailable or Overloaded, which says when to come back."""
         with self._changed:
             if self._refusal is not None:
-                raise Unavailable(self._refusal, retry_after_s=1.0)
-            if len(self._waiting) >= self.queue_limit:
+                raise Unavailable(self._refusal, retry_after_s=RETRY_S)
+            # Running ones count too: a request waits for an instant even where it can run at once.
+            admitted = len(self._waiting) + len(self.running)
+            if admitted >= self.queue_limit + self.max_running:
                 retry_after_s = self._service_s * (len(self._waiting) + 1) / self.max_running
-                raise Overloaded(f"{self.queue_limit} requests are waiting already", retry_after_s)
+                raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
             self._waiting.append(generation)
             self._changed.notify_all()
 
