@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 from promptdial.command import Command, CommandFormat
 from promptdial.errors import BundleError
-from promptdial.relevance import RelevanceScorer, load_scorer
+from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE, RelevanceScorer, load_scorer
 from promptdial.support import Support
 from promptdial.tasks import TASK_INFO, Task
 from promptdial.tokenizer import PromptTokenizer
@@ -26,6 +28,7 @@ FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "MODEL_CARD.md"
+OBJECTS = ("calibration", "metrics", "parity", "training")  # only shown; what is in them is training's
 REQUIRED = ("name", "files", "decoder", "architecture", "command", "limits", "sampling", "golden")
 
 
@@ -51,6 +54,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class FileEntry:
+    """What a file of the bundle must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A command and its input, and the token ids that they were rendered to at export."""
+
+    command: Command
+    input: str
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A checked bundle folder. Use ``load_bundle``."""
 
@@ -66,7 +86,10 @@ class Bundle:
     @cached_property
     def format(self) -> CommandFormat:
         """The command tokens that this model was trained with."""
-        return CommandFormat.from_json(self.manifest["command"])
+        found = CommandFormat.from_json(self.manifest["command"])
+        if not all((found.tasks, found.modalities, found.relevance_buckets, found.length_buckets)):
+            raise ValueError("a part of command is empty")
+        return found
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -83,27 +106,65 @@ class Bundle:
     @cached_property
     def architecture(self) -> Architecture:
         """Sizes of the decoder."""
-        return Architecture(**self.manifest["architecture"])
+        return Architecture(**_whole_numbers("architecture", self.manifest["architecture"]))
 
     @cached_property
     def limits(self) -> Limits:
         """Token limits of requests."""
-        return Limits(**self.manifest["limits"])
+        return Limits(**_whole_numbers("limits", self.manifest["limits"]))
 
     @property
     def sampling(self) -> dict[str, Any]:
         """Default ``temperature``, ``top_p`` and ``top_k``."""
         return dict(self.manifest["sampling"])
 
+    @cached_property
+    def files(self) -> dict[str, FileEntry]:
+        """The files of the bundle, but for ``bundle.json``."""
+        return {
+            name: FileEntry(
+                _text(f"files {name} sha256", entry["sha256"]),
+                _whole_number(f"files {name} bytes", entry["bytes"], least=0),
+            )
+            for name, entry in self.manifest["files"].items()
+        }
+
+    @cached_property
+    def golden(self) -> list[Golden]:
+        """Commands whose rendering must be what it was at export."""
+        rows = [_golden_row(row) for row in self.manifest["golden"]]
+        if not rows:
+            raise ValueError("golden is empty, so the rendering of commands can't be checked")
+        return rows
+
     @property
     def precision(self) -> str:
         """Of the decoder's weights: ``fp32`` or ``int8``."""
-        return str(self.manifest["decoder"]["precision"])
+        return _text("decoder precision", self.manifest["decoder"]["precision"])
 
     @property
     def decoder_path(self) -> Path:
         """The decoder's ONNX file."""
-        return self.path / str(self.manifest["decoder"]["file"])
+        return self.path / _text("decoder file", self.manifest["decoder"]["file"])
+
+    def check_manifest(self) -> None:
+        """Parse everything in ``bundle.json`` that is read later. Raises BundleError."""
+        try:
+            _text("name", self.manifest["name"])
+            self.format, self.tasks, self.support, self.golden  # noqa: B018  (parsed once, and kept)
+            self.architecture, self.limits, self.precision  # noqa: B018
+            _check_sampling(self.sampling)
+            decoder = self.decoder_path.relative_to(self.path).as_posix()
+            for needed in (decoder, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE):
+                if needed not in self.files:
+                    raise ValueError(f"it doesn't list {needed}")
+            for name in OBJECTS:
+                if not isinstance(self.manifest.get(name, {}), dict):
+                    raise TypeError(f"{name} must be an object")
+        except KeyError as error:
+            raise _damaged(MANIFEST, self.path, f"it lacks {error}") from error
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise _damaged(MANIFEST, self.path, str(error)) from error
 
     def tokenizer(self) -> PromptTokenizer:
         """A new tokenizer with this model's command format."""
@@ -125,11 +186,8 @@ def load_bundle(path: Path | str, verify: bool = True) -> Bundle:
     folder = Path(path)
     manifest, version = _read_manifest(folder)
     bundle = Bundle(folder, manifest, version)
+    bundle.check_manifest()
     _check_files(bundle, verify)
-    try:
-        bundle.format, bundle.tasks, bundle.support, bundle.architecture, bundle.limits  # noqa: B018
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(MANIFEST, folder, f"{type(error).__name__}: {error}") from error
     _check_golden(bundle)
     return bundle
 
@@ -158,11 +216,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _check_files(bundle: Bundle, verify: bool) -> None:
-    files: dict[str, dict[str, Any]] = bundle.manifest["files"]
-    for needed in (str(bundle.manifest["decoder"].get("file")), TOKENIZER_FILE):
-        if needed not in files:
-            raise _damaged(MANIFEST, bundle.path, f"it doesn't list {needed}")
-    for name, entry in files.items():
+    for name, entry in bundle.files.items():
         path = bundle.path / name
         if not path.is_file():
             raise BundleError(
@@ -170,28 +224,76 @@ def _check_files(bundle: Bundle, verify: bool) -> None:
                 f"copy the whole bundle folder, or export it again with `python -m export CHECKPOINT BUNDLE`"
             )
         size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise _damaged(name, bundle.path, f"it has {size} bytes, {MANIFEST} says {entry['bytes']}")
-        if verify and file_hash(path) != entry["sha256"]:
+        if size != entry.bytes:
+            raise _damaged(name, bundle.path, f"it has {size} bytes, {MANIFEST} says {entry.bytes}")
+        if verify and file_hash(path) != entry.sha256:
             raise _damaged(name, bundle.path, f"its SHA-256 is not the one in {MANIFEST}")
 
 
 def _check_golden(bundle: Bundle) -> None:
     """Commands rendered at export must render to the same ids here: one format for training and serving."""
     tokenizer = bundle.tokenizer()
-    for row in bundle.manifest["golden"]:
-        command = Command(row["task"], row["modality"], row["relevance"], row["length"])
+    for row in bundle.golden:
         try:
-            ids = tokenizer.prompt(command, row["input"])
+            ids = tokenizer.prompt(row.command, row.input)
         except ValueError as error:
             raise _damaged(MANIFEST, bundle.path, f"a golden command can't be rendered ({error})") from error
-        if ids != row["ids"]:
+        if ids != row.ids:
             raise BundleError(
                 f"{bundle.path / TOKENIZER_FILE}: golden token ids differ for "
-                f"{row['task']!r} {row['input']!r}: "
+                f"{row.command.task!r} {row.input!r}: "
                 f"this version of Promptdial renders commands otherwise than the one that made the bundle. "
                 f"Export the checkpoint again with this version"
             )
+
+
+def _golden_row(row: Mapping[str, Any]) -> Golden:
+    relevance, length = row["relevance"], row["length"]
+    command = Command(
+        _text("golden task", row["task"]),
+        _text("golden modality", row["modality"]),
+        None if relevance is None else _number("golden relevance", relevance),
+        None if length is None else _whole_number("golden length", length),
+    )
+    text, ids = row["input"], row["ids"]
+    if not isinstance(text, str) or not isinstance(ids, list):
+        raise TypeError("golden rows need a text as input and a list of ids")
+    return Golden(command, text, [_whole_number("golden ids", each, least=0) for each in ids])
+
+
+def _check_sampling(sampling: Mapping[str, Any]) -> None:
+    from promptdial.engine.sampling import MAX_TOP_K  # noqa: PLC0415  (the engine imports this module)
+
+    if unknown := sorted(set(sampling) - {"temperature", "top_p", "top_k"}):
+        raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
+    if _number("sampling temperature", sampling["temperature"]) < 0:
+        raise ValueError("sampling temperature must be 0 or more")
+    if not 0 < _number("sampling top_p", sampling["top_p"]) <= 1:
+        raise ValueError("sampling top_p must lie in 0-1 and over 0")
+    if _whole_number("sampling top_k", sampling["top_k"]) > MAX_TOP_K:
+        raise ValueError(f"sampling top_k must be at most {MAX_TOP_K}")
+
+
+def _whole_numbers(name: str, values: Mapping[str, Any]) -> dict[str, int]:
+    return {key: _whole_number(f"{name} {key}", value) for key, value in values.items()}
+
+
+def _whole_number(name: str, value: object, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a text, not {value!r}")
+    return value
 
 
 def _damaged(name: str, folder: Path, why: str) -> BundleError:

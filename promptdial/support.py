@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from promptdial.command import Command
@@ -27,6 +28,12 @@ class Cell:
     p95: float
     count: int
 
+    def __post_init__(self) -> None:
+        if not _ordered((self.length,), least=1, whole=True):
+            raise ValueError(f"the length of a support cell must be 1 word or more, not {self.length!r}")
+        if not _ordered((0, self.p05, self.p50, self.p90, self.p95, 1)):
+            raise ValueError(f"the relevances of a support cell must rise within 0-1: {self}")
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSupport:
@@ -37,6 +44,18 @@ class TaskSupport:
     p95: int
     count: int
     cells: tuple[Cell, ...]
+
+    def __post_init__(self) -> None:
+        lengths = (self.p05, self.p50, self.p95)
+        if not _ordered(lengths, least=1, whole=True):
+            raise ValueError(f"the lengths of a support must be rising whole numbers over 0: {lengths}")
+
+
+def _ordered(values: tuple[object, ...], *, least: float = 0, whole: bool = False) -> bool:
+    """Whether these are numbers of at least ``least``, none smaller than the one before."""
+    numbers = [each for each in values if isinstance(each, int if whole else int | float)]
+    rising = all(low <= high for low, high in pairwise([least, *numbers]))
+    return rising and len(numbers) == len(values)
 
 
 class Support:

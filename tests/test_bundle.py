@@ -108,14 +108,54 @@ def test_a_manifest_that_is_no_manifest_is_refused(copy: Path, raw: bytes) -> No
         lambda manifest: manifest.update(support={"expand": 1}),
         lambda manifest: manifest.update(tasks={"expand": {"unknown": 1}}),
         lambda manifest: manifest["files"].pop("tokenizer.json"),
+        lambda manifest: manifest["files"].pop("scorer.onnx"),
+        lambda manifest: manifest["files"].pop("scorer_tokenizer.json"),
+        lambda manifest: manifest["files"].pop("decoder.int8.onnx"),
+        lambda manifest: manifest.update(files=None),
+        lambda manifest: manifest.update(files=[]),
+        lambda manifest: manifest["files"].update({"tokenizer.json": None}),
+        lambda manifest: manifest["files"]["tokenizer.json"].pop("bytes"),
+        lambda manifest: manifest["files"]["tokenizer.json"].pop("sha256"),
+        lambda manifest: manifest["files"]["tokenizer.json"].update(bytes="7"),
+        lambda manifest: manifest.update(name=None),
+        lambda manifest: manifest.update(decoder="decoder.int8.onnx"),
+        lambda manifest: manifest["decoder"].pop("file"),
+        lambda manifest: manifest["decoder"].pop("precision"),
+        lambda manifest: manifest["decoder"].update(file=7),
+        lambda manifest: manifest["decoder"].update(file="/etc/passwd"),
         lambda manifest: manifest["command"].pop("tasks"),
+        lambda manifest: manifest["command"].update(relevance_buckets=[]),
+        lambda manifest: manifest["limits"].update(max_tokens="120"),
+        lambda manifest: manifest["limits"].update(max_tokens=0),
+        lambda manifest: manifest["limits"].update(max_input_tokens=True),
+        lambda manifest: manifest["architecture"].update(layers=-1),
+        lambda manifest: manifest["architecture"].update(layers=2.0),
+        lambda manifest: manifest.update(sampling={}),
+        lambda manifest: manifest.update(sampling=None),
+        lambda manifest: manifest["sampling"].update(temperature=-1),
+        lambda manifest: manifest["sampling"].update(temperature="warm"),
+        lambda manifest: manifest["sampling"].update(top_p=0),
+        lambda manifest: manifest["sampling"].update(top_k=65),
+        lambda manifest: manifest["sampling"].update(min_p=0.1),
+        lambda manifest: manifest["support"]["expand"]["cells"][0].update(length=0),
+        lambda manifest: manifest["support"]["expand"]["length"].update(p05="3"),
+        lambda manifest: manifest.update(metrics=[]),
+        lambda manifest: manifest.update(golden=None),
+        lambda manifest: manifest.update(golden=[]),
+        lambda manifest: manifest["golden"][0].pop("task"),
+        lambda manifest: manifest["golden"][0].update(task="sing"),
+        lambda manifest: manifest["golden"][0].update(relevance="high"),
+        lambda manifest: manifest["golden"][0].update(relevance=2),
+        lambda manifest: manifest["golden"][0].update(length=0),
+        lambda manifest: manifest["golden"][0].update(input=None),
+        lambda manifest: manifest["golden"][0].update(ids=None),
     ],
 )
 def test_a_manifest_with_a_broken_field_is_refused(
     copy: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     edit(copy, change)
-    with pytest.raises(BundleError, match=r"bundle\.json is damaged"):
+    with pytest.raises(BundleError, match=r"bundle\.json is damaged.*export the bundle again"):
         load_bundle(copy)
 
 

@@ -64,6 +64,27 @@ def test_clamping_twice_changes_nothing_more(relevance: float | None, length: in
     assert SUPPORT.clamp(once) == (once, frozenset())
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("length", {"p05": "3"}),
+        ("length", {"p05": 0}),
+        ("length", {"p50": 2}),
+        ("length", {"p95": 90.5}),
+        ("cell", {"length": 0}),
+        ("cell", {"p05": None}),
+        ("cell", {"p50": 0.2}),
+        ("cell", {"p95": 1.5}),
+        ("cell", {"p90": float("nan")}),
+    ],
+)
+def test_support_that_would_break_a_request_later_is_an_error(part: str, change: dict[str, object]) -> None:
+    entry = make_metadata()["support"]["expand"]
+    (entry["length"] if part == "length" else entry["cells"][0]).update(change)
+    with pytest.raises(ValueError, match="of a support"):
+        Support.from_json({"expand": entry})
+
+
 @pytest.mark.parametrize("broken", [{"expand": {}}, {"expand": {"length": {}, "cells": []}}, {"expand": 3}])
 def test_malformed_support_is_an_error(broken: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError)):
