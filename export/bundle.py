@@ -1,7 +1,7 @@
 """Checkpoint to bundle: build the graphs, measure their parity, write everything, ``bundle.json`` last.
 
-All of it happens in a temporary folder beside the target, which takes the target's place in one rename at
-the end: an export that fails leaves what was there before.
+All of it happens in a temporary folder beside the target, which takes the target's place at the end: an
+export that fails leaves what was there before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import onnx
 import torch
 
 from export.card import model_card
-from export.checkpoint import DEFAULT_SAMPLING, METADATA_FILE, Checkpoint, read_checkpoint
+from export.checkpoint import METADATA_FILE, Checkpoint, read_checkpoint
 from export.graph import PRECISIONS, Tail, build_decoder
 from export.parity import greedy_parity, int8_parity
 from export.scorer import build_scorer
@@ -36,6 +36,7 @@ from promptdial.bundle import (
     load_bundle,
 )
 from promptdial.command import Command
+from promptdial.engine import Sampling
 from promptdial.errors import ExportError
 from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE
 from promptdial.tasks import TASK_INFO
@@ -67,6 +68,8 @@ def export_bundle(
     """
     if precision not in PRECISIONS:
         raise ExportError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{target} is a file: name a folder for the bundle")
     if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
         raise ExportError(f"{target} exists and is no bundle: it will not be overwritten")
     checkpoint = read_checkpoint(source)
@@ -139,7 +142,7 @@ def _manifest(
         "command": checkpoint.format.to_json(),
         "tasks": metadata.get("tasks", {}),
         "limits": asdict(checkpoint.limits),
-        "sampling": {**DEFAULT_SAMPLING, **metadata.get("sampling", {})},
+        "sampling": {**asdict(Sampling()), **metadata.get("sampling", {})},
         **{key: metadata.get(key, {}) for key in ("support", "calibration", "metrics")},
         "parity": parity,
         "data": metadata.get("data", []),
@@ -202,7 +205,11 @@ def _file_entry(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _replaced(target: Path) -> Iterator[Path]:
-    """A new folder that becomes ``target`` when the block ends well, and vanishes when it doesn't."""
+    """A new folder that becomes ``target`` when the block ends well, and vanishes when it doesn't.
+
+    A target that is there is replaced by two renames: for an instant there is none, and a process killed in
+    it leaves the old one beside as ``.NAME.xxx.old`` and the new one as ``.NAME.xxx``.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

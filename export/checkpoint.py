@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from export.graph import EPSILON
 from export.quantization import Floats
 from promptdial.bundle import TOKENIZER_FILE, Architecture, Limits
-from promptdial.command import CommandFormat
+from promptdial.command import FRAMING_TOKENS, CommandFormat
 from promptdial.errors import ExportError
 from promptdial.tokenizer import PromptTokenizer
 
 METADATA_FILE = "promptdial.json"
-COMMAND_TOKENS = 5  # four of the command and <out>
-DEFAULT_SAMPLING = {"temperature": 0.6, "top_p": 0.9, "top_k": 40}
 # What the graph computes; a checkpoint that says otherwise would come out wrong without a word.
 EXPECTED_CONFIG = {
     "activation_function": "gelu_new",
+    "layer_norm_epsilon": EPSILON,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
@@ -130,12 +130,12 @@ def _architecture(model: GPT2LMHeadModel) -> Architecture:
 
 def _limits(metadata: dict[str, Any], positions: int) -> Limits:
     given = metadata.get("limits") or {}
-    half = (positions - COMMAND_TOKENS) // 2
+    half = (positions - FRAMING_TOKENS) // 2
     limits = Limits(int(given.get("max_input_tokens", half)), int(given.get("max_tokens", half)))
     if min(limits.max_input_tokens, limits.max_tokens) < 1:
         raise ExportError(f"limits must be at least 1, got {limits}")
     # The last token that is generated is never read again, so it needs no position.
-    needed = COMMAND_TOKENS + limits.max_input_tokens + limits.max_tokens - 1
+    needed = FRAMING_TOKENS + limits.max_input_tokens + limits.max_tokens - 1
     if needed > positions:
         raise ExportError(
             f"max_input_tokens {limits.max_input_tokens} and max_tokens {limits.max_tokens} need {needed} "

@@ -23,9 +23,9 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from export.onnx_graph import MICROSOFT, GraphWriter, tensor
 from export.quantization import ZERO_POINT, Floats, block_size, quantize_blocks
 from promptdial.bundle import Architecture
+from promptdial.engine import MAX_TOP_K
 from promptdial.errors import ExportError
 
-TOP = 64
 PRECISIONS = ("fp32", "int8")
 EPSILON = 1e-5  # GPT-2's layer norms
 Tail = Literal["top", "logits"]
@@ -172,7 +172,7 @@ class _Decoder:
         bias = np.zeros(a.vocabulary, np.float32)
         bias[list(forbidden)] = -np.inf
         logits = self._head(last, g.constant("head.bias", bias), "logits")  # (rows, vocabulary)
-        top = min(TOP, a.vocabulary - len(set(forbidden)))
+        top = min(MAX_TOP_K, a.vocabulary - len(set(forbidden)))
         g.nodes_out(
             "TopK", [logits, g.constant("top", np.array([top], np.int64))], ["top_logits", "top_ids"], axis=1
         )

@@ -1,9 +1,12 @@
 """Does the exported graph compute what the trained model computes? Measured, and written into the bundle.
 
-* fp32: the engine's greedy tokens must be transformers' on at least 100 prompts. Always checked, also
-  when int8 is exported: it proves the graph, which the precisions share.
+* fp32: the engine's greedy tokens must be transformers' on at least 100 prompts: the checkpoint's
+  validation rows, filled up with made ones. Always checked, also when int8 is exported: it proves the
+  graph, which the precisions share.
 * int8: share of validation tokens whose likeliest successor is fp32's too, mean KL divergence and
-  perplexities.
+  perplexities. Made rows stand in only where a checkpoint brings none.
+
+The record says how many prompts or rows were real and how many made.
 """
 
 from __future__ import annotations
@@ -14,21 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from export.checkpoint import Checkpoint
 from export.quantization import Floats
 from promptdial.bundle import Architecture
-from promptdial.command import Command
+from promptdial.command import FRAMING_TOKENS, Command
 from promptdial.engine import Engine, GenerationRequest, Sampling, available_cpus
-from promptdial.engine.decoder import Decoder
+from promptdial.engine.decoder import Decoder, open_session
 from promptdial.errors import ExportError
 from promptdial.tasks import TASK_INFO
 
 log = logging.getLogger(__name__)
 
 PROMPTS = 120
+LEAST_PROMPTS = 100
 NEW_TOKENS = 24
 ROWS = 300
 TIE = 1e-3  # logits closer than this may swap places by rounding alone
@@ -36,16 +39,17 @@ Row = tuple[list[int], list[int]]  # prompt, target
 
 
 def validation_rows(checkpoint: Checkpoint) -> list[Row]:
-    """The checkpoint's validation rows, filled up with made prompts so that there are enough for parity."""
+    """The checkpoint's own rows that the model has positions for, targets cut to them."""
     positions = checkpoint.architecture.positions
     rows = [(list(prompt), list(target)) for prompt, target in checkpoint.metadata.get("validation", [])]
     rows = [(prompt, target[: positions - len(prompt)]) for prompt, target in rows if len(prompt) < positions]
-    return rows[:ROWS] if len(rows) >= PROMPTS else [*rows, *_made_rows(checkpoint)]
+    return [(prompt, target) for prompt, target in rows if prompt and target][:ROWS]
 
 
-def _made_rows(checkpoint: Checkpoint) -> list[Row]:
-    """Prompts from the tasks' examples at varying targets, with the examples as targets."""
+def made_rows(checkpoint: Checkpoint) -> list[Row]:
+    """Prompts from the tasks' examples at varying targets, with the examples as targets; cut to fit."""
     tokenizer, form = checkpoint.tokenizer, checkpoint.format
+    room = checkpoint.architecture.positions - NEW_TOKENS
     rows: list[Row] = []
     for index in range(PROMPTS):
         task = form.tasks[index % len(form.tasks)]
@@ -53,16 +57,29 @@ def _made_rows(checkpoint: Checkpoint) -> list[Row]:
         length = form.length_buckets[index % len(form.length_buckets)]
         command = Command(task, form.modalities[index % len(form.modalities)], relevance, length)
         example = TASK_INFO[task].example if task in TASK_INFO else "a fox in the snow"
-        rows.append(
-            (tokenizer.prompt(command, f"{example} {index}"), [*tokenizer.encode(example), tokenizer.end_id])
-        )
+        ids = tokenizer.encode(f"{example} {index}")[: max(room - FRAMING_TOKENS, 0)]
+        target = [*tokenizer.encode(example), tokenizer.end_id][:NEW_TOKENS]
+        rows.append((tokenizer.frame(command, ids), target))
     return rows
+
+
+def _parity_prompts(checkpoint: Checkpoint) -> tuple[list[list[int]], int]:
+    """Prompts with room for the tokens that parity generates, and how many of them are real."""
+    longest = checkpoint.architecture.positions - NEW_TOKENS
+    real = [prompt for prompt, _ in validation_rows(checkpoint) if len(prompt) <= longest][:PROMPTS]
+    made = [prompt for prompt, _ in made_rows(checkpoint) if len(prompt) <= longest]
+    prompts = [*real, *made][:PROMPTS]
+    if len(prompts) < LEAST_PROMPTS:
+        raise ExportError(
+            f"{len(prompts)} prompts fit into the model's {checkpoint.architecture.positions} positions with "
+            f"{NEW_TOKENS} tokens after them, parity needs {LEAST_PROMPTS}: train with more positions"
+        )
+    return prompts, len(real)
 
 
 def greedy_parity(checkpoint: Checkpoint, graph: Path, forbidden: Sequence[int]) -> dict[str, Any]:
     """fp32 graph in the engine against transformers. Raises ExportError where they part."""
-    longest = checkpoint.architecture.positions - NEW_TOKENS
-    prompts = [prompt for prompt, _ in validation_rows(checkpoint) if len(prompt) <= longest][:PROMPTS]
+    prompts, real = _parity_prompts(checkpoint)
     decoder = Decoder(graph, checkpoint.architecture, threads=available_cpus(), slots=8)
     engine = Engine(decoder, checkpoint.tokenizer.end_id, queue_limit=len(prompts), max_running=8)
     engine.start()
@@ -77,7 +94,8 @@ def greedy_parity(checkpoint: Checkpoint, graph: Path, forbidden: Sequence[int])
     )
     tokens = sum(len(found) for found in ours)
     log.info("fp32 graph equals transformers on %d prompts, %d tokens (%d ties)", len(prompts), tokens, ties)
-    return {"prompts": len(prompts), "tokens": tokens, "ties": ties}
+    counts = {"prompts": len(prompts), "real_prompts": real, "made_prompts": len(prompts) - real}
+    return {**counts, "tokens": tokens, "ties": ties}
 
 
 def _ties(checkpoint: Checkpoint, prompt: list[int], found: list[int], forbidden: Sequence[int]) -> int:
@@ -104,10 +122,9 @@ def _ties(checkpoint: Checkpoint, prompt: list[int], found: list[int], forbidden
 
 def int8_parity(checkpoint: Checkpoint, fp32: Path, int8: Path) -> dict[str, Any]:
     """Compare two graphs that were built with ``tail="logits"``, on the targets of the validation rows."""
-    rows = validation_rows(checkpoint)
-    sessions = [
-        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]) for path in (fp32, int8)
-    ]
+    real = validation_rows(checkpoint)
+    rows = real or made_rows(checkpoint)
+    sessions = [open_session(path, available_cpus()) for path in (fp32, int8)]
     agreed = tokens = 0
     divergence = 0.0
     losses = [0.0, 0.0]
@@ -126,6 +143,8 @@ def int8_parity(checkpoint: Checkpoint, fp32: Path, int8: Path) -> dict[str, Any
     perplexity = [float(np.exp(loss / tokens)) for loss in losses]
     return {
         "rows": len(rows),
+        "real_rows": len(real),
+        "made_rows": len(rows) - len(real),
         "tokens": tokens,
         "top1_agreement": round(agreed / tokens, 5),
         "mean_kl": round(divergence / tokens, 6),

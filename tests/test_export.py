@@ -69,6 +69,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
         ("scale_attn_by_inverse_layer_idx", True),
         ("tie_word_embeddings", False),
         ("add_cross_attention", True),
+        ("layer_norm_epsilon", 1e-6),
     ],
 )
 def test_a_gpt_2_that_computes_otherwise_is_refused(
@@ -129,6 +130,9 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(
     assert main([str(checkpoint), str(target)]) == 1
     assert "is no bundle: it will not be overwritten" in capsys.readouterr().err
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+    assert main([str(checkpoint), str(target / "thesis.txt")]) == 1
+    assert "thesis.txt is a file: name a folder" in capsys.readouterr().err
+    assert (target / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
 def test_the_command_line_exports_and_prints_a_summary(
@@ -168,8 +172,32 @@ def test_validation_rows_of_the_checkpoint_are_what_parity_is_measured_on(checkp
     rows = [[[5, 6, 7, 8, 1], [20 + index, 21, 2]] for index in range(130)]
     edit(checkpoint / "promptdial.json", lambda data: data.update(validation=rows))
     bundle = export_bundle(checkpoint, checkpoint.parent / "bundle", scorer=scorer_folder())
-    assert bundle.manifest["parity"]["int8"]["rows"] == 130
-    assert bundle.manifest["parity"]["int8"]["tokens"] == 390
+    int8, fp32 = bundle.manifest["parity"]["int8"], bundle.manifest["parity"]["fp32"]
+    assert (int8["rows"], int8["real_rows"], int8["made_rows"], int8["tokens"]) == (130, 130, 0, 390)
+    assert (fp32["prompts"], fp32["real_prompts"], fp32["made_prompts"]) == (120, 120, 0)
+
+
+def test_made_prompts_fill_up_the_greedy_check_and_never_the_int8_figures(checkpoint: Path) -> None:
+    """Of three real rows one leaves too few positions for the tokens that the greedy check generates."""
+    rows = [[[5, 6, 7, 8, 1], [20, 21, 2]], [[5, 6, 7, 9, 1], [20, 2]], [[5, 6, 7, 8, *[20] * 240, 1], [2]]]
+    edit(checkpoint / "promptdial.json", lambda data: data.update(validation=rows))
+    bundle = export_bundle(checkpoint, checkpoint.parent / "bundle", scorer=scorer_folder())
+    int8, fp32 = bundle.manifest["parity"]["int8"], bundle.manifest["parity"]["fp32"]
+    assert (fp32["prompts"], fp32["real_prompts"], fp32["made_prompts"]) == (120, 2, 118)
+    assert (int8["rows"], int8["real_rows"], int8["made_rows"], int8["tokens"]) == (3, 3, 0, 6)
+
+
+def test_a_checkpoint_without_validation_rows_says_that_its_int8_figures_are_of_made_ones() -> None:
+    int8 = load_bundle(tiny_bundle()).manifest["parity"]["int8"]
+    assert (int8["real_rows"], int8["made_rows"]) == (0, int8["rows"])
+
+
+def test_an_export_with_too_few_prompts_for_parity_is_refused(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.parity.NEW_TOKENS", 253)
+    with pytest.raises(ExportError, match="0 prompts fit into the model's 256 positions"):
+        export_bundle(checkpoint, checkpoint.parent / "bundle", scorer=scorer_folder())
 
 
 def test_other_sizes_of_gpt_2_export_too(tmp_path: Path) -> None:
