@@ -276,9 +276,8 @@ class Engine:
         """After a failed step: fail what was running, and take no requests until a probe succeeds."""
         self._rows.clear()
         self._scheduler.refuse("the engine failed and is recovering")
-        for (
-            generation
-        ) in self._scheduler.take_running():  # an error each: callers raise them in their threads
+        for generation in self._scheduler.take_running():
+            # An error each: callers raise them in their own threads.
             failure = EngineError("a step failed under this request")
             failure.__cause__ = cause
             generation.deliver(Failed(failure))
