@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from promptdial.command import Command
+from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE, Floats, RelevanceScorer, load_scorer
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, measures, recipe, rules
+from training import batches, init, measures, recipe, rules
 from training.batches import IGNORED, BatchDataset, Row
+from training.embeddings import EmbeddingCache
 from training.episodes import Episode
 from training.errors import TrainingError
 from training.split import near_duplicates
@@ -160,3 +163,37 @@ def test_an_unknown_recipe_or_setting_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(text)
     with pytest.raises(TrainingError, match=r"own.toml, \[model\]: unknown setting 'depth'"):
         recipe.load(str(tmp_path / "own.toml"))
+
+
+def test_whole_words_start_from_the_scorers_embedding_of_them(tiny_bundle: Path) -> None:
+    scorer = load_scorer(tiny_bundle)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=TOKENIZER.vocabulary, n_positions=64, n_embd=scorer.width, n_layer=1, n_head=6)
+    )
+    init.initialize(model, recipe.InitRecipe("scorer", "sinusoidal", "copy"), TOKENIZER, scorer)
+    ids = TOKENIZER.word_ids()
+    expected = scorer.embed([TOKENIZER.decode([token_id]) for token_id in ids])
+    expected -= expected.mean(axis=0)
+    found = model.transformer.wte.weight.detach()[ids]
+    assert float(torch.cosine_similarity(found, torch.from_numpy(expected)).min()) > 0.9
+    assert 0.015 < float(found.std()) < 0.025
+    narrow = GPT2LMHeadModel(
+        GPT2Config(vocab_size=TOKENIZER.vocabulary, n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    )
+    with pytest.raises(TrainingError, match=r"needs model\.width 384, got 32"):
+        init.initialize(narrow, recipe.InitRecipe("scorer"), TOKENIZER, scorer)
+
+
+def test_a_scorer_never_meets_another_scorers_embeddings(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The cache was keyed by text alone, so that a new scorer silently gave the old one's labels."""
+
+    class Reversed(RelevanceScorer):
+        def embed(self, texts: Sequence[str], batch_size: int = 64) -> Floats:
+            return super().embed(texts, batch_size)[:, ::-1]
+
+    scorer = load_scorer(tiny_bundle)
+    other = Reversed(tiny_bundle / SCORER_FILE, tiny_bundle / SCORER_TOKENIZER_FILE)
+    first = EmbeddingCache(tmp_path, scorer).embed(["an owl"])
+    second = EmbeddingCache(tmp_path, other).embed(["an owl"])
+    assert (second[:, ::-1] == first).all()
+    assert (EmbeddingCache(tmp_path, scorer).rows(["an owl"]) == first).all()

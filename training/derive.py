@@ -22,7 +22,7 @@ def _episode(
 ) -> Iterator[Episode]:
     """One derived episode, unless a side came out empty or the input gives the output away whole."""
     input, output = rules.clean(input), rules.clean(output)
-    if word_count(input) < 1 or word_count(output) < 2 or input.casefold() == output.casefold():
+    if word_count(input) < 1 or word_count(output) < 2 or rules.words(input) == rules.words(output):
         return
     origin = "real" if method == "pair" else "derived"
     yield Episode(

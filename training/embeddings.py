@@ -16,12 +16,17 @@ from promptdial.relevance import RelevanceScorer
 log = logging.getLogger(__name__)
 
 SHARD = 20_000
+PROBE = "a fox in the snow"
 
 
 class EmbeddingCache:
-    """A scorer whose embeddings are stored in shards of a folder, as float16 with the hashes of their texts."""
+    """A scorer whose embeddings are stored in shards of a folder, as float16 with the hashes of their texts.
+
+    Each scorer has a folder of its own below it, named by what it makes of a fixed text.
+    """
 
     def __init__(self, folder: Path, scorer: RelevanceScorer) -> None:
+        folder = folder / hashlib.sha256(scorer.embed([PROBE]).astype(np.float16).tobytes()).hexdigest()[:16]
         self._folder = folder
         self._scorer = scorer
         self._rows: dict[bytes, NDArray[np.float16]] = {}

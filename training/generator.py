@@ -113,7 +113,13 @@ class Composer:
         output = style["prompt"].replace("{prompt}", subject).replace(" . ", ", ")
         modality = self.rng.choice(("image", "image", "video", "template"))
         return self._made(
-            "style", modality, f"{subject}, {name}", output, "style-template", style["source"], "MIT"
+            "style",
+            modality,
+            f"{subject}, {name}",
+            output,
+            "style-template",
+            style["source"],
+            style["licence"],
         )
 
     def _modifiers(self) -> Episode:

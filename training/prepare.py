@@ -53,8 +53,7 @@ def prepare(data: sources.OpenData, scorer: RelevanceScorer, out: Path, generate
     log.info("%d episodes are for validation", sum(episode.split == "validation" for episode in episodes))
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
-    episodes += mismatched(episodes, cache, rng)
-    episodes = without_seen(episodes)
+    episodes = without_seen(unique([*episodes, *mismatched(episodes, cache, rng)]))
     for split in ("train", "validation"):
         write_episodes(out / f"{split}.parquet", [episode for episode in episodes if episode.split == split])
     train = [episode for episode in episodes if episode.split == "train"]

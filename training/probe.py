@@ -1,6 +1,6 @@
 """A look at samples while training: does the output hold the input, and does it follow the command?
 
-The loss alone hides both. Greedy-free, n = 1, on a few held-out `expand` inputs, at a high and a low relevance and
+The loss alone hides both. Sampled, n = 1, on a few held-out `expand` inputs, at a high and a low relevance and
 at two lengths.
 """
 
