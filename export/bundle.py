@@ -21,10 +21,11 @@ from typing import Any
 import onnx
 import torch
 
+from export.calibration import calibrate
 from export.card import model_card
 from export.checkpoint import METADATA_FILE, Checkpoint, read_checkpoint
-from export.graph import PRECISIONS, Tail, build_decoder
-from export.parity import greedy_parity, int8_parity
+from export.graph import PRECISIONS, QUANTIZED, Tail, build_decoder
+from export.parity import calibration_rows, greedy_parity, parity_with_fp32
 from export.scorer import build_scorer
 from promptdial.bundle import (
     CARD_FILE,
@@ -95,10 +96,11 @@ def _write_decoder(checkpoint: Checkpoint, path: Path, precision: str) -> dict[s
     forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
     # A model may have more rows than the tokenizer has tokens (sizes rounded up): those are never generated.
     forbidden += range(tokenizer.vocabulary, checkpoint.architecture.vocabulary)
-    weights = checkpoint.weights()
+    weights, architecture = checkpoint.weights(), checkpoint.architecture
+    steps = calibrate(checkpoint.model, calibration_rows(checkpoint)) if precision in QUANTIZED else None
 
     def write(graph: Path, kind: str, tail: Tail = "top") -> Path:
-        onnx.save_model(build_decoder(weights, checkpoint.architecture, forbidden, kind, tail), str(graph))
+        onnx.save_model(build_decoder(weights, architecture, forbidden, kind, tail, steps), str(graph))
         return graph
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +112,7 @@ def _write_decoder(checkpoint: Checkpoint, path: Path, precision: str) -> dict[s
         graphs = [
             write(Path(scratch) / f"{kind}.logits.onnx", kind, "logits") for kind in ("fp32", precision)
         ]
-        parity[precision] = int8_parity(checkpoint, *graphs)
+        parity[precision] = parity_with_fp32(checkpoint, *graphs)
     write(path, precision)
     log.info("%s against fp32: %s", precision, parity[precision])
     return parity

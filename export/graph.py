@@ -7,26 +7,29 @@ caller binds both to one buffer, and ``GroupQueryAttention`` writes the new toke
 nothing. Outputs: the 64 largest logits of each row's last token and their ids, in falling order. Control
 tokens other than ``<end>`` carry a bias of -inf there, so they can never be generated.
 
-fp32 is the reference. int8 stores the matrices as ``MatMulNBits`` does (8 bits, blocks of 128 inputs,
-activations quantized per row and block, so that rows of a batch don't touch each other); the tied token
-embedding is stored once and read twice, by a gather for the input and by ``MatMulNBits`` for the logits.
+fp32 is the reference. fp16 is for graphics cards. int8 and int4 quantize matrices (``export.matrices``) and
+the KV cache, to 8 bits with a constant scale for each channel: attention waits for memory, so in a batch of
+16 it takes half as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from export.calibration import Calibration
+from export.matrices import FloatMatrices, Int4Matrices, Int8Matrices, Matrices
 from export.onnx_graph import MICROSOFT, GraphWriter, tensor
-from export.quantization import ZERO_POINT, Floats, block_size, quantize_blocks
+from export.quantization import Floats
 from promptdial.bundle import Architecture
 from promptdial.engine import MAX_TOP_K
 from promptdial.errors import ExportError
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+QUANTIZED = ("int8", "int4")
 EPSILON = 1e-5  # GPT-2's layer norms
 Tail = Literal["top", "logits"]
 
@@ -35,31 +38,49 @@ def build_decoder(
     weights: dict[str, Floats],
     architecture: Architecture,
     forbidden: Sequence[int],
-    precision: str = "int8",
+    precision: str = "fp32",
     tail: Tail = "top",
+    calibration: Calibration | None = None,
 ) -> ModelProto:
-    """The graph of a state dict (names without ``transformer.``).
+    """The graph of a state dict (names without ``transformer.``). int8 and int4 need a calibration.
 
     ``forbidden`` ids are never among the top. ``tail="logits"`` gives the logits of all tokens instead,
     without that mask (rows, tokens, vocabulary): parity is measured on it.
     """
     if precision not in PRECISIONS:
         raise ExportError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
-    width = architecture.width
-    if precision == "int8" and block_size(width) is None:
-        raise ExportError(f"int8 needs a width that 32 divides, not {width}")
-    return _Decoder(weights, architecture, precision).model(forbidden, tail)
+    return _Decoder(weights, architecture, precision, calibration).model(forbidden, tail)
 
 
 class _Decoder:
-    def __init__(self, weights: dict[str, Floats], architecture: Architecture, precision: str) -> None:
-        self.weights, self.architecture = weights, architecture
-        self.int8 = precision == "int8"
+    def __init__(
+        self,
+        weights: dict[str, Floats],
+        architecture: Architecture,
+        precision: str,
+        calibration: Calibration | None,
+    ) -> None:
+        self.weights, self.architecture, self.calibration = weights, architecture, calibration
         self.graph = GraphWriter()
+        self.matrices: Matrices
+        self.float = np.float32
+        self.cache_type = TensorProto.FLOAT
+        if precision in QUANTIZED:
+            if calibration is None:
+                raise ExportError(f"{precision} needs a calibration")
+            kind = Int8Matrices if precision == "int8" else Int4Matrices
+            self.matrices = kind(self.graph, calibration)
+            self.cache_type = TensorProto.INT8
+        else:
+            if precision == "fp16":
+                self.float, self.cache_type = np.float16, TensorProto.FLOAT16
+            self.matrices = FloatMatrices(self.graph, self.float)
 
     def model(self, forbidden: Sequence[int], tail: Tail) -> ModelProto:
         g, a = self.graph, self.architecture
-        x = self._embeddings()
+        places = self._constant("wpe.weight")
+        token = self.matrices.embed(self.weights["wte.weight"])
+        x = g.node("Add", [token, g.node("Gather", [places, "position_ids"], "place")], "embedding")
         for layer in range(a.layers):
             x = self._layer(layer, x)
         x = self._norm("ln_f", x)
@@ -74,104 +95,51 @@ class _Decoder:
         ]
         for layer in range(a.layers):
             for part in ("key", "value"):
-                inputs.append(tensor(f"past_{part}_{layer}", TensorProto.FLOAT, cache))
-                outputs.append(tensor(f"present_{part}_{layer}", TensorProto.FLOAT, cache))
+                inputs.append(tensor(f"past_{part}_{layer}", self.cache_type, cache))
+                outputs.append(tensor(f"present_{part}_{layer}", self.cache_type, cache))
         return g.model("decoder", inputs, outputs)
 
-    def _embeddings(self) -> str:
-        g, a = self.graph, self.architecture
-        places = g.constant("wpe.weight", self.weights["wpe.weight"])
-        place = g.node("Gather", [places, "position_ids"], "place")
-        if not self.int8:
-            table = g.constant("wte.weight", self.weights["wte.weight"])
-            return g.node("Add", [g.node("Gather", [table, "input_ids"], "token"), place], "embedding")
-        table, scales, block = self._blocks("wte.weight", self.weights["wte.weight"])
-        whole = g.node("Gather", [table, "input_ids"], "token.u8")  # (rows, tokens, blocks, block)
-        whole = g.node("Cast", [whole], "token.float", to=TensorProto.FLOAT)
-        whole = g.node(
-            "Sub", [whole, g.constant("zero_point", np.array(ZERO_POINT, np.float32))], "token.whole"
-        )
-        by_row = g.constant("by_row", np.array([-1, a.width // block, 1], np.int64))
-        scale = g.node("Gather", [g.node("Reshape", [scales, by_row], "scales"), "input_ids"], "token.scale")
-        shape = g.constant("hidden_shape", np.array([0, 0, a.width], np.int64))
-        scaled = g.node("Mul", [whole, scale], "token.blocks")
-        return g.node("Add", [g.node("Reshape", [scaled, shape], "token"), place], "embedding")
-
     def _layer(self, layer: int, x: str) -> str:
-        g, a = self.graph, self.architecture
+        g = self.graph
         name = f"h.{layer}"
         qkv = self._linear(f"{name}.attn.c_attn", self._norm(f"{name}.ln_1", x))
-        past, present = (
-            [f"past_key_{layer}", f"past_value_{layer}"],
-            [f"present_key_{layer}", f"present_value_{layer}"],
-        )
-        mixed, *_ = g.nodes_out(
-            "GroupQueryAttention",
-            [qkv, "", "", *past, "seqlens_k", "total_sequence_length"],
-            [f"{name}.attn", *present],
-            MICROSOFT,
-            num_heads=a.heads,
-            kv_num_heads=a.heads,
-            do_rotary=0,
-        )
+        mixed = self._attention(layer, qkv)
         # Add and LayerNormalization apart are faster than SkipLayerNormalization on the CPU.
         x = g.node("Add", [x, self._linear(f"{name}.attn.c_proj", mixed)], f"{name}.middle")
         wide = self._linear(f"{name}.mlp.c_fc", self._norm(f"{name}.ln_2", x))
         wide = g.node("FastGelu", [wide], f"{name}.mlp.gelu", MICROSOFT)
         return g.node("Add", [x, self._linear(f"{name}.mlp.c_proj", wide)], f"{name}.out")
 
+    def _attention(self, layer: int, qkv: str) -> str:
+        """Causal attention over the cache, to which the new keys and values are added."""
+        g, heads = self.graph, self.architecture.heads
+        inputs = [qkv, "", "", f"past_key_{layer}", f"past_value_{layer}"]
+        inputs += ["seqlens_k", "total_sequence_length"]
+        options: dict[str, Any] = {"num_heads": heads, "kv_num_heads": heads, "do_rotary": 0}
+        if self.cache_type == TensorProto.INT8 and self.calibration is not None:
+            scales = {"key": self.calibration.keys[layer], "value": self.calibration.values[layer]}
+            inputs += ["", "", "", "", ""]
+            inputs += [g.constant(f"h.{layer}.{part}.scales", value) for part, value in scales.items()]
+            options |= {f"{part}_quant_type": "PER_CHANNEL" for part in "kv"} | {"kv_cache_bit_width": 8}
+        outputs = [f"h.{layer}.attn", f"present_key_{layer}", f"present_value_{layer}"]
+        return g.nodes_out("GroupQueryAttention", inputs, outputs, MICROSOFT, **options)[0]
+
     def _norm(self, name: str, x: str) -> str:
-        parts = [
-            self.graph.constant(f"{name}.{part}", self.weights[f"{name}.{part}"])
-            for part in ("weight", "bias")
-        ]
+        parts = [self._constant(f"{name}.{part}") for part in ("weight", "bias")]
         return self.graph.node("LayerNormalization", [x, *parts], name, epsilon=EPSILON)
 
     def _linear(self, name: str, x: str) -> str:
-        """``x @ weight + bias``; GPT-2 keeps its matrices as (in, out)."""
-        g = self.graph
-        weight = self.weights[f"{name}.weight"]
-        bias = g.constant(f"{name}.bias", self.weights[f"{name}.bias"])
-        if self.int8:
-            return self._matmul_int8(f"{name}.weight", weight.T, x, bias, name)
-        product = g.node("MatMul", [x, g.constant(f"{name}.weight", weight)], f"{name}.product")
-        return g.node("Add", [product, bias], name)
+        return self.matrices.linear(name, x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
-    def _matmul_int8(self, name: str, weight: Floats, x: str, bias: str, output: str) -> str:
-        table, scales, block = self._blocks(name, weight)  # weight: (out, in)
-        sizes = {
-            "N": weight.shape[0],
-            "K": weight.shape[1],
-            "bits": 8,
-            "block_size": block,
-            "accuracy_level": 4,
-        }
-        return self.graph.node("MatMulNBits", [x, table, scales, "", "", bias], output, MICROSOFT, **sizes)
-
-    def _blocks(self, name: str, weight: Floats) -> tuple[str, str, int]:
-        """Initializers of a quantized (out, in) matrix: bytes, scales, block size."""
-        block = block_size(weight.shape[1])
-        if block is None:
-            raise ExportError(f"{name}: int8 needs a number of inputs that 32 divides, not {weight.shape[1]}")
-        if f"{name}.q8" not in self.graph.initializers:
-            table, scales = quantize_blocks(weight, block)
-            self.graph.constant(f"{name}.q8", table)
-            self.graph.constant(f"{name}.scales", scales.reshape(-1))
-        return f"{name}.q8", f"{name}.scales", block
-
-    def _head(self, x: str, bias: str, output: str) -> str:
-        """Logits from the tied embedding; ``x`` is (n, width)."""
-        g, weight = self.graph, self.weights["wte.weight"]
-        if self.int8:
-            return self._matmul_int8("wte.weight", weight, x, bias, output)
-        return g.node("Gemm", [x, g.constant("wte.weight", weight), bias], output, transB=1)
+    def _constant(self, name: str) -> str:
+        return self.graph.constant(name, self.weights[name].astype(self.float))
 
     def _top(self, x: str, forbidden: Sequence[int]) -> list[ValueInfoProto]:
         g, a = self.graph, self.architecture
         last = g.node("Gather", [x, g.constant("last", np.array(-1, np.int64))], "last_hidden", axis=1)
         bias = np.zeros(a.vocabulary, np.float32)
         bias[list(forbidden)] = -np.inf
-        logits = self._head(last, g.constant("head.bias", bias), "logits")  # (rows, vocabulary)
+        logits = self.matrices.head(last, self.weights["wte.weight"], bias)  # (rows, vocabulary)
         top = min(MAX_TOP_K, a.vocabulary - len(set(forbidden)))
         g.nodes_out(
             "TopK", [logits, g.constant("top", np.array([top], np.int64))], ["top_logits", "top_ids"], axis=1
@@ -184,7 +152,7 @@ class _Decoder:
     def _logits(self, x: str) -> list[ValueInfoProto]:
         g, a = self.graph, self.architecture
         flat = g.node("Reshape", [x, g.constant("flat", np.array([-1, a.width], np.int64))], "flat_hidden")
-        logits = self._head(flat, g.constant("head.bias", np.zeros(a.vocabulary, np.float32)), "flat_logits")
+        logits = self.matrices.head(flat, self.weights["wte.weight"], np.zeros(a.vocabulary, np.float32))
         shape = g.node("Shape", ["input_ids"], "ids_shape")
         size = g.constant("vocabulary", np.array([a.vocabulary], np.int64))
         g.node("Reshape", [logits, g.node("Concat", [shape, size], "logits_shape", axis=0)], "logits")

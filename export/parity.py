@@ -3,8 +3,9 @@
 * fp32: the engine's greedy tokens must be transformers' on at least 100 prompts: the checkpoint's
   validation rows, filled up with made ones. Always checked, also when int8 is exported: it proves the
   graph, which the precisions share.
-* int8: share of validation tokens whose likeliest successor is fp32's too, mean KL divergence and
-  perplexities. Made rows stand in only where a checkpoint brings none.
+* fp16, int8, int4: share of validation tokens whose likeliest successor is fp32's too, mean KL divergence
+  and perplexities. Made rows stand in only where a checkpoint brings none. Rows that the scales were
+  calibrated on are not measured on.
 
 The record says how many prompts or rows were real and how many made.
 """
@@ -24,7 +25,7 @@ from export.quantization import Floats
 from promptdial.bundle import Architecture
 from promptdial.command import FRAMING_TOKENS, Command
 from promptdial.engine import Engine, GenerationRequest, Sampling, available_cpus
-from promptdial.engine.decoder import Decoder, open_session
+from promptdial.engine.decoder import Decoder, cache_dtype, open_session
 from promptdial.errors import ExportError
 from promptdial.tasks import TASK_INFO
 
@@ -34,6 +35,7 @@ PROMPTS = 120
 LEAST_PROMPTS = 100
 NEW_TOKENS = 24
 ROWS = 300
+CALIBRATION_ROWS = 100
 TIE = 1e-3  # logits closer than this may swap places by rounding alone
 Row = tuple[list[int], list[int]]  # prompt, target
 
@@ -43,7 +45,21 @@ def validation_rows(checkpoint: Checkpoint) -> list[Row]:
     positions = checkpoint.architecture.positions
     rows = [(list(prompt), list(target)) for prompt, target in checkpoint.metadata.get("validation", [])]
     rows = [(prompt, target[: positions - len(prompt)]) for prompt, target in rows if len(prompt) < positions]
-    return [(prompt, target) for prompt, target in rows if prompt and target][:ROWS]
+    return [(prompt, target) for prompt, target in rows if prompt and target]
+
+
+def calibration_rows(checkpoint: Checkpoint) -> list[Row]:
+    """Every fourth validation row, or made ones."""
+    real = validation_rows(checkpoint)
+    return (real[::4] if len(real) >= LEAST_PROMPTS else made_rows(checkpoint))[:CALIBRATION_ROWS]
+
+
+def _measured_rows(checkpoint: Checkpoint) -> tuple[list[Row], bool]:
+    """Rows that no scale was calibrated on, as far as the checkpoint brings any; and whether it does."""
+    real = validation_rows(checkpoint)
+    calibrated = 4 if len(real) >= LEAST_PROMPTS else 0
+    kept = [row for index, row in enumerate(real) if not calibrated or index % calibrated]
+    return (kept or made_rows(checkpoint))[:ROWS], bool(kept)
 
 
 def made_rows(checkpoint: Checkpoint) -> list[Row]:
@@ -120,43 +136,43 @@ def _ties(checkpoint: Checkpoint, prompt: list[int], found: list[int], forbidden
     return int((gaps > 0).sum())
 
 
-def int8_parity(checkpoint: Checkpoint, fp32: Path, int8: Path) -> dict[str, Any]:
+def parity_with_fp32(checkpoint: Checkpoint, fp32: Path, other: Path) -> dict[str, Any]:
     """Compare two graphs that were built with ``tail="logits"``, on the targets of the validation rows."""
-    real = validation_rows(checkpoint)
-    rows = real or made_rows(checkpoint)
-    sessions = [open_session(path, available_cpus()) for path in (fp32, int8)]
+    rows, real = _measured_rows(checkpoint)
+    sessions = [open_session(path, available_cpus()) for path in (fp32, other)]
     agreed = tokens = 0
     divergence = 0.0
     losses = [0.0, 0.0]
     for prompt, target in rows:
         ids = np.array([prompt + target], np.int64)
         places = slice(len(prompt) - 1, ids.shape[1] - 1)
-        reference, quantized = [
+        reference, found = [
             _log_softmax(_logits(session, ids, checkpoint.architecture)[places]) for session in sessions
         ]
-        agreed += int((reference.argmax(axis=1) == quantized.argmax(axis=1)).sum())
-        divergence += float((np.exp(reference) * (reference - quantized)).sum())
+        agreed += int((reference.argmax(axis=1) == found.argmax(axis=1)).sum())
+        divergence += float((np.exp(reference) * (reference - found)).sum())
         index = np.arange(len(target))
-        for which, logs in enumerate((reference, quantized)):
+        for which, logs in enumerate((reference, found)):
             losses[which] -= float(logs[index, target].sum())
         tokens += len(target)
     perplexity = [float(np.exp(loss / tokens)) for loss in losses]
     return {
         "rows": len(rows),
-        "real_rows": len(real),
-        "made_rows": len(rows) - len(real),
+        "real_rows": len(rows) if real else 0,
+        "made_rows": 0 if real else len(rows),
         "tokens": tokens,
         "top1_agreement": round(agreed / tokens, 5),
         "mean_kl": round(divergence / tokens, 6),
         "perplexity_fp32": round(perplexity[0], 4),
-        "perplexity_int8": round(perplexity[1], 4),
+        "perplexity": round(perplexity[1], 4),
     }
 
 
 def _logits(session: Any, ids: Any, architecture: Architecture) -> Floats:
     """Logits (tokens, vocabulary) of one sequence, uncached."""
     count = ids.shape[1]
-    cache = np.zeros((1, architecture.heads, count, architecture.head_dim), np.float32)
+    kind = cache_dtype(session)
+    cache = np.zeros((1, architecture.heads, count, architecture.head_dim), kind)
     feeds: dict[str, Any] = {
         "input_ids": ids,
         "position_ids": np.arange(count)[None],

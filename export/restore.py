@@ -29,11 +29,14 @@ def restore_weights(bundle: Bundle) -> dict[str, Floats]:
     values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     weights: dict[str, Floats] = {}
     for name, value in values.items():
-        if name.endswith(".q8"):
-            plain = name.removesuffix(".q8")
-            matrix = dequantize_blocks(value.astype(np.uint8), values[f"{plain}.scales"].astype(np.float32))
-            weights[plain] = matrix if plain == "wte.weight" else matrix.T  # GPT-2 keeps (in, out)
-        elif name.startswith(("h.", "ln_f.", "wte.", "wpe.")) and not name.endswith(".scales"):
+        plain, _, kind = name.rpartition(".")
+        if kind in ("int8", "int4"):
+            scales = values[f"{plain}.scales"]
+            if kind == "int4":
+                weights[plain] = dequantize_blocks(value, scales).T  # GPT-2 keeps (in, out)
+            else:
+                weights[plain] = value * (scales[:, None] if plain == "wte.weight" else scales)
+        elif name.startswith(("h.", "ln_f.", "wte.", "wpe.")) and kind in ("weight", "bias"):
             weights[name] = value.astype(np.float32)
     return weights
 

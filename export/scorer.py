@@ -28,7 +28,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from export.onnx_graph import MICROSOFT, GraphWriter, tensor
-from export.quantization import Floats, quantize_channels
+from export.quantization import Floats, quantize_channels, quantize_rows
 from promptdial.errors import ExportError
 from promptdial.relevance import MAX_WORDPIECES, SCORER_FILE, SCORER_TOKENIZER_FILE
 
@@ -112,7 +112,7 @@ class _Bert:
 
     def _embeddings(self) -> str:
         g, w = self.graph, self.weights
-        table, scales = quantize_channels(w["embeddings.word_embeddings.weight"], axis=1)
+        table, scales = quantize_rows(w["embeddings.word_embeddings.weight"])
         rows = g.node("Gather", [g.constant("words", table), "input_ids"], "words_int8")
         scale = g.node("Gather", [g.constant("words_scale", scales), "input_ids"], "words_row_scale")
         words = g.node("Mul", [g.node("Cast", [rows], "words_float", to=TensorProto.FLOAT), scale], "words_x")
@@ -170,7 +170,7 @@ class _Bert:
     def _linear(self, name: str, x: str, weight: Floats, bias: Floats, minimum: float | None = None) -> str:
         """int8 ``x @ weight.T + bias``; ``minimum`` is the least value of ``x``, where one is known."""
         g = self.graph
-        table, scales = quantize_channels(weight.T, axis=0)  # (in, out), (1, out)
+        table, scales = quantize_channels(weight.T)  # (in, out), (out)
         axis = g.constant("axis1", np.array([1], np.int64))
         if minimum is None:
             zero, steps, size = 128, 127.0, g.node("Abs", [x], f"{name}.abs")
@@ -192,7 +192,7 @@ class _Bert:
             whole,
             g.constant(f"{name}.int8", table),
             one,
-            g.constant(f"{name}.scales", scales[0]),
+            g.constant(f"{name}.scales", scales),
             zero_point,
         ]
         product = g.node("MatMulIntegerToFloat", operands, f"{name}.product", MICROSOFT)

@@ -157,7 +157,7 @@ def test_int8_stays_close_to_fp32(bundle: Bundle) -> None:
     assert parity["fp32"]["prompts"] >= 100
     assert parity["int8"]["top1_agreement"] > 0.9
     assert parity["int8"]["mean_kl"] < 0.01
-    assert parity["int8"]["perplexity_int8"] == pytest.approx(parity["int8"]["perplexity_fp32"], rel=0.02)
+    assert parity["int8"]["perplexity"] == pytest.approx(parity["int8"]["perplexity_fp32"], rel=0.02)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

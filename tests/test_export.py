@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel, GPTNeoConfig, GPTNeoForCausalLM
 
 from export.__main__ import main
 from export.bundle import export_bundle, update_manifest
-from export.quantization import block_size, dequantize_blocks, quantize_blocks, quantize_channels
+from export.calibration import best_steps, calibrate, round_trip
+from export.checkpoint import read_checkpoint
+from export.onnx_graph import MICROSOFT, GraphWriter, tensor
+from export.quantization import (
+    block_size,
+    dequantize_blocks,
+    quantize_blocks,
+    quantize_channels,
+    quantize_rows,
+)
 from export.restore import restore_model
 from promptdial.bundle import load_bundle
 from promptdial.engine import Engine, GenerationRequest, Sampling
@@ -173,7 +184,8 @@ def test_validation_rows_of_the_checkpoint_are_what_parity_is_measured_on(checkp
     edit(checkpoint / "promptdial.json", lambda data: data.update(validation=rows))
     bundle = export_bundle(checkpoint, checkpoint.parent / "bundle", scorer=scorer_folder())
     int8, fp32 = bundle.manifest["parity"]["int8"], bundle.manifest["parity"]["fp32"]
-    assert (int8["rows"], int8["real_rows"], int8["made_rows"], int8["tokens"]) == (130, 130, 0, 390)
+    # Every fourth row calibrates instead.
+    assert (int8["rows"], int8["real_rows"], int8["made_rows"], int8["tokens"]) == (97, 97, 0, 291)
     assert (fp32["prompts"], fp32["real_prompts"], fp32["made_prompts"]) == (120, 120, 0)
 
 
@@ -206,14 +218,17 @@ def test_other_sizes_of_gpt_2_export_too(tmp_path: Path) -> None:
     assert (bundle.architecture.layers, bundle.architecture.head_dim) == (3, 24)
 
 
-def test_a_width_that_int8_blocks_do_not_divide_is_refused(tmp_path: Path) -> None:
+def test_a_width_that_int4_blocks_do_not_divide_is_refused(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "odd", heads=1, width=24)
-    with pytest.raises(ExportError, match="int8 needs a width that 32 divides, not 24"):
-        export_bundle(source, tmp_path / "bundle", scorer=scorer_folder())
+    with pytest.raises(ExportError, match="int4 needs a number of inputs that 32 divides, not 24"):
+        export_bundle(source, tmp_path / "bundle", precision="int4", scorer=scorer_folder())
 
 
-@pytest.mark.parametrize(("precision", "step"), [("fp32", 0.0), ("int8", 0.51)])
+@pytest.mark.parametrize(
+    ("precision", "step"), [("fp32", 0.0), ("fp16", 0.1), ("int8", 1.01), ("int4", 40.0)]
+)
 def test_a_bundle_gives_its_weights_back(precision: str, step: float) -> None:
+    """To within ``step`` of a 127th of a matrix' largest weight: int8 leaves room for sums of two, int4 clips."""
     trained = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).state_dict()
     restored = restore_model(load_bundle(tiny_bundle(precision))).state_dict()
     assert trained.keys() == restored.keys()
@@ -238,10 +253,65 @@ def test_a_restored_checkpoint_exports_to_a_bundle_that_says_the_same(tmp_path: 
 
 
 def test_quantized_weights_come_back_within_half_a_step() -> None:
-    weight = np.random.default_rng(0).normal(size=(48, 256)).astype(np.float32)
-    table, scales = quantize_blocks(weight, 128)
-    assert np.abs(dequantize_blocks(table, scales) - weight).max() <= scales.max() * 0.5001
-    whole, by_row = quantize_channels(weight, axis=1)
+    weight = np.random.default_rng(0).normal(size=(256, 48)).astype(np.float32)
+    table, scales = quantize_channels(weight)
+    assert np.abs(table * scales - weight).max() <= scales.max() * 0.5001
+    whole, by_row = quantize_rows(weight)
     assert np.abs(whole * by_row - weight).max() <= by_row.max() * 0.5001
+    assert np.all(quantize_channels(np.zeros((4, 2), np.float32))[0] == 0)
+
+
+def test_four_bits_keep_a_weight_to_a_step_and_clip_less_than_they_gain() -> None:
+    weight = np.random.default_rng(0).normal(size=(48, 256)).astype(np.float32)
+    table, scales = quantize_blocks(weight, 64)
+    assert table.shape == (48, 4, 32)
+    error = dequantize_blocks(table, scales) - weight
+    naive = np.abs(weight.reshape(48, 4, 64)).max(axis=-1, keepdims=True) / 7
+    plain = np.round(weight.reshape(48, 4, 64) / naive) * naive - weight.reshape(48, 4, 64)
+    assert np.square(error).mean() < 0.8 * np.square(plain).mean()
     assert np.all(dequantize_blocks(*quantize_blocks(np.zeros((2, 32), np.float32), 32)) == 0)
-    assert [block_size(width) for width in (768, 192, 96, 24)] == [128, 64, 32, None]
+    assert [block_size(width) for width in (768, 192, 96, 24)] == [64, 64, 32, None]
+
+
+def test_no_pair_of_bytes_overflows_in_16_bits() -> None:
+    """CPUs without VNNI add products of neighbours in 16 bits: the worst activations must give exact sums."""
+    weight = np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32)
+    weight[10:12, 0] = weight[20:22, 1] = [9.0, 8.9]
+    weight[30:32, 2] = [-9.0, -8.9]
+    table, _ = quantize_channels(weight)
+    graph = GraphWriter()
+    operands = [
+        "x",
+        graph.constant("w", table),
+        graph.constant("one", np.array(1, np.float32)),
+        graph.constant("scales", np.ones(64, np.float32)),
+        graph.constant("zero", np.array(0, np.uint8)),
+    ]
+    graph.node("MatMulIntegerToFloat", operands, "y", MICROSOFT)
+    model = graph.model(
+        "product",
+        [tensor("x", TensorProto.UINT8, ["rows", 256])],
+        [tensor("y", TensorProto.FLOAT, ["rows", 64])],
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows = np.where(table.T > 0, 255, 0).astype(np.uint8)  # each column's worst input, and its opposite
+    rows = np.concatenate([rows, 255 - rows])
+    assert np.array_equal(session.run(None, {"x": rows})[0], rows.astype(np.int64) @ table.astype(np.int64))
+
+
+def test_steps_clip_a_rare_outlier_and_keep_zero_exact() -> None:
+    values = np.random.default_rng(0).normal(size=150_000).astype(np.float32)
+    values[0] = 12.0
+    steps = best_steps(values)
+    assert steps.scale * 255 < 0.9 * (values.max() - values.min())
+    assert round_trip(np.zeros(1, np.float32), steps)[0] == 0
+    common = values[np.abs(values) < 3]
+    assert np.abs(round_trip(common, steps) - common).max() <= steps.scale * 0.5001
+
+
+def test_calibration_watches_every_matrix_and_every_channel_of_the_cache(checkpoint: Path) -> None:
+    model = read_checkpoint(checkpoint).model
+    found = calibrate(model, [([5, 6, 7, 8], [20, 21]), ([9, 30], [31, 2])])
+    parts = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert set(found.inputs) == {"wte", *(f"h.{layer}.{part}" for layer in range(2) for part in parts)}
+    assert [scales.shape for scales in (*found.keys, *found.values)] == [(64,)] * 4

@@ -1,0 +1,166 @@
+"""The decoder alone: rows that don't touch each other, prompts in pieces, a cache that grows, other devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from promptdial.bundle import load_bundle
+from promptdial.engine import decoder as module
+from promptdial.engine.decoder import Decoder, open_session
+from promptdial.engine.memory import Memory
+from promptdial.errors import DeviceError
+from tests.tiny import tiny_bundle
+
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+
+
+def make(precision: str = "int8", **options: Any) -> Decoder:
+    bundle = load_bundle(tiny_bundle(precision))
+    given = {"threads": 1, "slots": 4, **options}
+    return Decoder(bundle.decoder_path, bundle.architecture, **given)
+
+
+def prompt(count: int, start: int = 40) -> list[int]:
+    return [start + index * 7 % 500 for index in range(count)]
+
+
+def follow(decoder: Decoder, row: int, tokens: list[int]) -> list[bytes]:
+    """Logits of each step when a row alone, row 0, reads tokens one by one after a prompt of 6."""
+    assert row == 0
+    decoder.prefill(row, prompt(6))
+    return [decoder.decode([token], [6 + step]).logits.tobytes() for step, token in enumerate(tokens)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_row_has_the_same_bits_alone_and_at_every_size_and_place_of_a_batch(precision: str) -> None:
+    decoder = make(precision)
+    alone = follow(decoder, 0, [50, 60, 70])
+    for size in (2, 3, 4):
+        for place in range(size):
+            for row in range(size):
+                decoder.prefill(row, prompt(6) if row == place else prompt(3 + row, 90))
+            lengths = [6 if row == place else 3 + row for row in range(size)]
+            for step, token in enumerate((50, 60, 70)):
+                tokens = [token if row == place else 99 for row in range(size)]
+                top = decoder.decode(tokens, [length + step for length in lengths])
+                assert top.logits[place].tobytes() == alone[step], (size, place, step)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_prompt_in_pieces_gives_what_it_gives_whole(precision: str) -> None:
+    decoder = make(precision)
+    whole = decoder.prefill(0, prompt(100)).logits.copy()
+    for idle in (True, False):
+        past = 0
+        while past < 100:
+            size = decoder.piece(100 - past, idle)
+            top = decoder.prefill(decoder.staging, prompt(100)[past : past + size], past)
+            past += size
+        if decoder.cuts_freely:
+            assert top.logits.tobytes() == whole.tobytes()
+        assert top.logits == pytest.approx(whole, abs=0.05)
+
+
+def test_pieces_leave_no_single_token_over_and_are_fixed_where_the_cut_shows() -> None:
+    decoder = make()
+    decoder.cuts_freely = True
+    assert [decoder.piece(rest, idle=True) for rest in (200, 65, 64, 1)] == [64, 65, 64, 1]
+    assert [decoder.piece(rest, idle=False) for rest in (200, 17, 16)] == [16, 17, 16]
+    decoder.cuts_freely = False
+    assert [decoder.piece(200, idle) for idle in (True, False)] == [32, 32]
+
+
+def test_the_probe_finds_rows_that_depend_on_the_size_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder whose last odd row is off by one bit, as some kernels' is, runs in pairs from then on."""
+    decoder = make()
+    plain = Decoder._run
+
+    def odd(self: Decoder, row: int, rows: int, tokens: int) -> module.Top:
+        top = plain(self, row, rows, tokens)
+        if rows % 2 and tokens == 1:
+            top.logits[rows - 1] = np.nextafter(top.logits[rows - 1], np.inf)
+        return top
+
+    assert decoder._rows_are_apart()
+    monkeypatch.setattr(Decoder, "_run", odd)
+    assert not decoder._rows_are_apart()
+    decoder.in_pairs = True
+    assert decoder._rows_are_apart()
+
+
+def test_the_cache_grows_with_need_up_to_its_bound_and_keeps_what_it_holds() -> None:
+    decoder, roomy = make(), make()
+    roomy.prefill(3, prompt(200))  # grown from the start
+    for each in (decoder, roomy):
+        each.prefill(0, prompt(6))
+        each.prefill(1, prompt(20, 70))
+    assert (decoder.allocated, roomy.allocated) == (128, 256)
+    small = decoder.cache_bytes
+    decoder.prefill(2, prompt(200))
+    assert (decoder.allocated, decoder.cache_bytes) == (256, 2 * small)
+    found, wanted = [each.decode([50, 60], [6, 20]).logits.tobytes() for each in (decoder, roomy)]
+    assert found == wanted
+
+
+def test_the_cache_never_grows_past_the_bound_that_was_asked_for() -> None:
+    decoder = make(capacity=150)
+    decoder.prefill(0, prompt(140))
+    assert (decoder.capacity, decoder.allocated) == (150, 150)
+    assert make(capacity=100_000).capacity == 256
+
+
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("fp16", 2), ("int8", 1), ("int4", 1)])
+def test_the_cache_has_the_type_of_the_graph(precision: str, size: int) -> None:
+    decoder = make(precision)
+    # 4 slots and staging; 2 layers of keys and values; 2 heads of 32
+    assert decoder.cache_bytes == 5 * 2 * 2 * 2 * 32 * 128 * size
+
+
+def test_a_copied_row_goes_on_like_the_one_it_was_copied_from() -> None:
+    decoder = make()
+    decoder.prefill(decoder.staging, prompt(12))
+    decoder.copy_row(decoder.staging, 0, 12)
+    decoder.copy_row(0, 1, 12)
+    top = decoder.decode([50, 50], [12, 12])
+    assert top.logits[0].tobytes() == top.logits[1].tobytes()
+
+
+def test_a_cache_in_device_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a graphics card, with the CPU provider: OrtValues, copies by graph, inputs bound anew."""
+    plain = make("fp16")
+
+    def on_device(self: Memory, device: str, providers: list[str]) -> None:
+        build(self, "cuda", providers)
+        self.device = "cpu"
+
+    build = Memory.__init__
+    monkeypatch.setattr(Memory, "__init__", on_device)
+    decoder = make("fp16")
+    assert decoder.allocated == decoder.capacity == 256
+    assert follow(decoder, 0, [50, 60]) == follow(plain, 0, [50, 60])
+    for each in (decoder, plain):
+        each.prefill(each.staging, prompt(9))
+        each.copy_row(each.staging, 1, 9)
+    found, wanted = [each.decode([50, 60], [8, 9]).logits.tobytes() for each in (decoder, plain)]
+    assert found == wanted
+
+
+def test_cuda_is_refused_where_this_onnx_runtime_has_none() -> None:
+    path = load_bundle(tiny_bundle()).decoder_path
+    with pytest.raises(DeviceError, match=r"has no CUDAExecutionProvider: install promptdial\[gpu\]"):
+        open_session(path, 1, "cuda")
+
+
+def test_cuda_that_onnx_runtime_silently_leaves_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    path = load_bundle(tiny_bundle()).decoder_path
+    on_cpu = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: on_cpu)
+    with pytest.raises(DeviceError, match="could not be started here"):
+        open_session(path, 1, "cuda")
