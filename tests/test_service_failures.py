@@ -140,7 +140,7 @@ def test_an_engine_that_is_not_ready_takes_no_work(served: Served) -> None:
 
 
 def test_an_engine_without_a_heartbeat_is_neither_ready_nor_alive(served: Served) -> None:
-    served.engine.silent_since = served.engine.heartbeat - 31
+    served.engine.silent_since = served.engine.heartbeat - 11
     for path in ("/livez", "/readyz"):
         response = served.client.get(path)
         assert response.status_code == 503

@@ -169,7 +169,7 @@ def test_readiness_is_red_before_the_listener_closes(tiny_bundle: Path) -> None:
 
 
 def test_the_drain_delay_ends_when_the_exit_is_forced() -> None:
-    server = Server(uvicorn.Config(FastAPI()), Health(), drain_delay_s=3600)
+    server = Server(uvicorn.Config(FastAPI()), Health(), drain_delay_s=3600, shutdown_timeout_s=3600)
     server.force_exit = True
     asyncio.run(asyncio.wait_for(server.linger(), WAIT_S))
 

@@ -20,7 +20,11 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """``n`` continuations of ``prompt`` (token ids). ``deadline`` is in seconds of ``time.monotonic()``."""
+    """``n`` continuations of ``prompt`` (token ids). ``deadline`` is in seconds of ``time.monotonic()``.
+
+    ``expected_tokens`` is how long a candidate will probably be, for predictions only; without it the engine
+    goes by ``max_tokens`` and by how much of it other requests used.
+    """
 
     prompt: tuple[int, ...]
     n: int = 1
@@ -28,6 +32,7 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     deadline: float | None = None
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
