@@ -46,8 +46,9 @@ GENERATE_EXAMPLES: dict[str, Example] = {
 
 def curl(body: dict[str, Any], url: str = DEFAULT_URL) -> str:
     """The command that sends a request."""
+    flags = "-sSN" if body.get("stream") else "-sS"  # -N: show what comes at once
     quoted = json.dumps(body).replace("'", "'\\''")
-    return f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{quoted}'"
+    return f"curl {flags} {url}/generate -H 'Content-Type: application/json' -d '{quoted}'"
 
 
 GENERATE_DESCRIPTION = f"""\
