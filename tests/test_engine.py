@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from promptdial.engine import (
     Token,
 )
 from promptdial.engine.decoder import Decoder, Top
+from promptdial.engine.estimate import Speed
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.errors import (
     BundleError,
@@ -294,28 +294,27 @@ def test_a_cancelled_request_frees_its_rows_and_the_next_one_runs(bundle: Bundle
         )
 
 
-def test_a_deadline_is_kept_in_the_queue(bundle: Bundle) -> None:
+def test_a_deadline_is_kept_in_the_queue_and_in_flight(bundle: Bundle) -> None:
+    """The gate is closed until the deadlines, which both requests would have met easily, have passed."""
     prompt = prompts(bundle, 1)[0]
     with gated(bundle) as (engine, gate):
         gate.open.clear()
-        engine.submit(GenerationRequest(prompt, max_tokens=200))
+        deadline = time.monotonic() + 2
+        running = engine.submit(GenerationRequest(prompt, max_tokens=20, deadline=deadline))
         assert gate.entered.wait(30)
-        late = engine.submit(GenerationRequest(prompt, max_tokens=200, deadline=time.monotonic()))
-        gate.open.set()
-        with pytest.raises(DeadlineExceeded, match="in the queue"):
-            late.result(30)
-
-
-def test_a_deadline_is_kept_in_flight(bundle: Bundle) -> None:
-    with gated(bundle) as (engine, gate):
-        gate.open.clear()
-        late = engine.submit(GenerationRequest(prompts(bundle, 1)[0], max_tokens=200))
-        assert gate.entered.wait(30)
-        # Set only now: a deadline that is some time ahead could pass before the request runs.
-        late.request = replace(late.request, deadline=time.monotonic())
+        queued = engine.submit(GenerationRequest(prompt, max_tokens=20, deadline=deadline))
+        eventually(lambda: time.monotonic() > deadline)
         gate.open.set()
         with pytest.raises(DeadlineExceeded, match="while it was generated"):
-            late.result(30)
+            running.result(30)
+        with pytest.raises(DeadlineExceeded, match="in the queue"):
+            queued.result(30)
+        eventually(lambda: engine.stats.running_sequences == 0)
+
+
+def test_a_request_whose_deadline_has_passed_is_refused(bundle: Bundle, engine: Engine) -> None:
+    with pytest.raises(DeadlineExceeded, match="when it came"):
+        engine.submit(GenerationRequest(prompts(bundle, 1)[0], deadline=time.monotonic()))
 
 
 @pytest.mark.parametrize("queue_limit", [0, 1, 2])
@@ -408,7 +407,7 @@ def test_an_engine_that_recovers_while_it_closes_stays_closed(bundle: Bundle) ->
 
 
 def test_a_closed_scheduler_is_opened_by_nothing() -> None:
-    scheduler = Scheduler(queue_limit=1)
+    scheduler = Scheduler(queue_limit=1, max_running=1, slots=1, speed=Speed(slots=1, chunk=8))
     scheduler.open()
     assert scheduler.is_open
     scheduler.close("closing")

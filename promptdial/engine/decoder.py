@@ -36,14 +36,24 @@ class Decoder:
     """One session, one cache. Not safe for threads: the engine's thread owns it."""
 
     def __init__(
-        self, path: Path, architecture: Architecture, *, threads: int, slots: int, device: str = "cpu"
+        self,
+        path: Path,
+        architecture: Architecture,
+        *,
+        threads: int,
+        slots: int,
+        device: str = "cpu",
+        capacity: int | None = None,
     ) -> None:
         if device != "cpu":
             raise DeviceError(
                 f"this version decodes on the CPU only, device {device!r} can't be had: set 'cpu'"
             )
-        self.slots, self.capacity = slots, architecture.positions
-        rows = slots + slots % 2
+        self.slots = slots
+        self.capacity = min(capacity or architecture.positions, architecture.positions)
+        self.chunk = 32  # most tokens of one prefill
+        self.staging = slots + slots % 2  # one more row, which no decode step reaches
+        rows = self.staging + 2
         self.vocabulary = architecture.vocabulary
         self._layers = architecture.layers
         self._session = open_session(path, threads)
@@ -65,8 +75,8 @@ class Decoder:
             "top_logits": np.zeros((rows, top), np.float32),
             "top_ids": np.zeros((rows, top), np.int64),
         }
-        self._prefills = [self._binding(row, 1) for row in range(slots)]
-        self._decodes = {count: self._binding(0, count) for count in range(2, rows + 1, 2)}
+        self._prefills = [self._binding(row, 1) for row in range(rows)]
+        self._decodes = {count: self._binding(0, count) for count in range(2, self.staging + 1, 2)}
         for count, binding in self._decodes.items():
             self._bind_tokens(binding, (count, 1))
 
