@@ -180,6 +180,7 @@ class Run:
         generator = self._generator
         if self._closed:
             return
+        begun = time.thread_time()
         try:
             if self._input is None:
                 self._input = generator.scorer.embed([self.plan.request.input])
@@ -190,6 +191,8 @@ class Run:
                 generator.mailbox.post(self._tell, Complete(finished.candidate, candidate))
         except Exception as error:
             generator.mailbox.post(self.fail, error)
+        finally:
+            generator.metrics.score_cpu_seconds.inc(time.thread_time() - begun)
 
     # --- on the event loop ------------------------------------------------------------------------------------
 

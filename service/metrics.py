@@ -25,6 +25,8 @@ SECONDS = (
 ERRORS_ABOVE = (0.025, 0.05, 0.1, 0.2, 0.4, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 ERRORS = (*(-bound for bound in reversed(ERRORS_ABOVE)), 0.0, *ERRORS_ABOVE)
 
+BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 64, 128, 256)
+
 UNKNOWN_TASK = "unknown"
 OUTCOMES = {200: "ok", 429: "overloaded", 499: "cancelled", 503: "unavailable", 504: "timeout"}
 
@@ -61,11 +63,23 @@ class BatchHistogram(Collector):
         )
 
 
+class StepSizes:
+    """How many decode steps had how many sequences; told by the engine, on its thread."""
+
+    def __init__(self, slots: int) -> None:
+        self.counts = [0] * (slots + 1)  # by the number of sequences
+
+    def __call__(self, sequences: int, seconds: float) -> None:
+        """Count a step."""
+        self.counts[sequences] += 1
+
+
 class EngineCollector(Collector):
     """What the engine counts itself, read when it is asked for. `stats` is None until there is an engine."""
 
     def __init__(self) -> None:
         self.stats: Callable[[], Stats] | None = None
+        self.sizes = StepSizes(0)
 
     def collect(self) -> Iterator[Metric]:
         """Gauges of now, and the steps since the start."""
@@ -81,6 +95,16 @@ class EngineCollector(Collector):
             )
         yield CounterMetricFamily(
             "promptdial_engine_steps", "Steps of the engine.", None if stats is None else stats.steps
+        )
+        counts = list(self.sizes.counts)
+        yield HistogramMetricFamily(
+            "promptdial_batch_size",
+            "Sequences in a decode step.",
+            buckets=[
+                *((str(bound), float(sum(counts[: bound + 1]))) for bound in BATCH_SIZES),
+                ("+Inf", float(sum(counts))),
+            ],
+            sum_value=float(sum(size * count for size, count in enumerate(counts))),
         )
 
 
@@ -118,6 +142,9 @@ class Metrics:
         self.queue_seconds = self._seconds("queue", "Waiting for the engine, of requests decoded to the end.")
         self.prefill_seconds = self._seconds("prefill", "Reading the prompt, of requests decoded to the end.")
         self.score_seconds = self._seconds("score", "Measuring relevance after decoding.")
+        self.score_cpu_seconds = Counter(
+            "promptdial_score_cpu_seconds", "CPU time of measuring relevance.", registry=registry
+        )
         self.first_token_seconds = self._seconds(
             "time_to_first_token", "From the request's arrival to its first token, as the engine tells of it."
         )

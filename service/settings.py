@@ -31,6 +31,9 @@ class Settings(BaseSettings):
         default=None, ge=1, description="of the decoder; left out: what affinity and quota allow"
     )
     slots: int = Field(default=16, ge=1, le=256, description="sequences that are decoded at once, at most")
+    kv_positions: int | None = Field(
+        default=None, ge=32, description="tokens of a sequence, prompt included; left out: the model's most"
+    )
     queue_limit: int = Field(default=64, ge=0, description="requests that may wait; one more is answered 429")
     max_n: int = Field(default=16, ge=1, le=256, description="candidates that one request may ask for")
 

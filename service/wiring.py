@@ -15,7 +15,7 @@ from promptdial.bundle import Bundle, load_bundle
 from promptdial.engine import Engine as OnnxEngine
 from service.generation import Engine, Generator, Run, Scorer
 from service.health import Health
-from service.metrics import Metrics
+from service.metrics import Metrics, StepSizes
 from service.planning import Planner
 from service.schemas import GenerateRequest
 from service.settings import Settings
@@ -33,19 +33,23 @@ class Backend:
     bundle: Bundle
     engine: Engine
     scorer: Scorer
+    sizes: StepSizes = field(default_factory=lambda: StepSizes(0))
 
     @classmethod
     def load(cls, settings: Settings) -> Backend:
         """Read the bundle. Raises BundleError or DeviceError with a text for whoever starts the service."""
         bundle = load_bundle(settings.bundle)
+        sizes = StepSizes(settings.slots)
         engine = OnnxEngine.from_bundle(
             bundle,
             threads=settings.threads,
             device=settings.device,
             slots=settings.slots,
             queue_limit=settings.queue_limit,
+            capacity=settings.kv_positions,
+            on_step=sizes,
         )
-        return cls(bundle, engine, bundle.scorer())
+        return cls(bundle, engine, bundle.scorer(), sizes)
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Service:
         self.planner = Planner(self.bundle, tokenizer, self.settings)
         self.generator = Generator(tokenizer, engine, self.backend.scorer, self.metrics)
         self.metrics.engine.stats = lambda: engine.stats
+        self.metrics.engine.sizes = self.backend.sizes
         self.health.engine = engine
         self.health.in_flight = lambda: self.generator.in_flight
         self.metrics.set_build_info(
