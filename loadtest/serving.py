@@ -21,7 +21,8 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def body(index: int, arguments: argparse.Namespace, **changes: Any) -> dict[str,
     return request | changes
 
 
-async def send(url: str, request: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+@asynccontextmanager
+async def posted(url: str, request: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
     """Open a connection and post; bare sockets, since a client library would cost more than the server."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -87,24 +89,27 @@ async def send(url: str, request: dict[str, Any]) -> tuple[asyncio.StreamReader,
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     writer.write(head.encode() + content)
-    return reader, writer
+    try:
+        yield reader
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def read_stream(url: str, request: dict[str, Any], seen: Seen) -> None:
     """One streamed request; LoadError unless it is answered to its end."""
     begun = last = time.perf_counter()
-    reader, writer = await send(url, request | {"stream": True})
     answer, tokens, read = bytearray(), 0, 0
-    while part := await reader.read(65536):
-        now = time.perf_counter()
-        answer += part
-        new = answer.count(b"event: token\n", max(0, read - 12)) if b"event" in part else 0
-        read = len(answer)
-        for _ in range(new):
-            gaps = seen.inter_token_ms if tokens else seen.first_token_ms
-            gaps.append((now - last) * 1000)
-            last, tokens = now, tokens + 1
-    writer.close()
+    async with posted(url, request | {"stream": True}) as reader:
+        while part := await reader.read(65536):
+            now = time.perf_counter()
+            answer += part
+            new = answer.count(b"event: token\n", max(0, read - 12))
+            read = len(answer)
+            for _ in range(new):
+                gaps = seen.inter_token_ms if tokens else seen.first_token_ms
+                gaps.append((now - last) * 1000)
+                last, tokens = now, tokens + 1
     done = re.search(rb"event: done\ndata: (.*)\n\n", answer)
     if done is None:
         raise LoadError(f"a stream ended without `done`: {bytes(answer[-300:])!r}")
@@ -141,19 +146,21 @@ async def others(arguments: argparse.Namespace, seen: Seen) -> None:
 
     async def one() -> None:
         request = body(seen.others, arguments, input=LONG_INPUT, max_tokens=4, score=False)
-        reader, writer = await send(arguments.url, request)
-        await reader.read()
-        writer.close()
+        async with posted(arguments.url, request) as reader:
+            await reader.read()
 
-    while True:
-        if len(running) < MOST_OTHERS:
-            task = asyncio.create_task(one())
-            running.add(task)
-            task.add_done_callback(running.discard)
-            seen.others += 1
-        else:
-            seen.others_skipped += 1
-        await asyncio.sleep(1 / arguments.others)
+    try:
+        while True:
+            if len(running) < MOST_OTHERS:
+                task = asyncio.create_task(one())
+                running.add(task)
+                task.add_done_callback(running.discard)
+                seen.others += 1
+            else:
+                seen.others_skipped += 1
+            await asyncio.sleep(1 / arguments.others)
+    finally:
+        await asyncio.gather(*running)
 
 
 class Baseline:
