@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,80 @@ def test_fp32_greedy_tokens_equal_those_of_transformers_on_a_hundred_prompts() -
         )
         wanted = [token for token in out[0, len(prompt) :].tolist() if token != tokenizer.end_id]
         assert tokens == wanted
+
+
+def test_200_random_requests_in_a_changing_batch_of_16_say_what_they_say_alone_and_in_pytorch() -> None:
+    bundle, rng = load_bundle(tiny_bundle("fp32")), np.random.default_rng(3)
+    tokenizer = bundle.tokenizer()
+    forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
+    model = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).eval()
+    requests = [
+        GenerationRequest(
+            prompt * int(rng.integers(1, 3)), max_tokens=int(rng.integers(8, 40)), sampling=GREEDY
+        )
+        for prompt in prompts(bundle, 200)
+    ]
+    batches: list[int] = []
+    decoder = Decoder(bundle.decoder_path, bundle.architecture, threads=1, slots=16)
+    engine = Engine(
+        decoder, tokenizer.end_id, queue_limit=200, on_step=lambda rows, seconds: batches.append(rows)
+    )
+    engine.start()
+    cancelled = set(rng.choice(200, 30, replace=False).tolist())
+
+    def listener(index: int) -> Callable[[Event], None]:
+        """Gives the request up after its first token, if it is one of those that do."""
+        return lambda event: handles[index].cancel() if index in cancelled else None
+
+    handles: list[Generation] = []
+    try:
+        for index, request in enumerate(requests):
+            handles.append(Generation(request))  # until the engine's own one is there
+            handles[index] = engine.submit(request, listener(index))
+        crowd = [None if index in cancelled else handle.result(60) for index, handle in enumerate(handles)]
+        alone = [
+            None if index in cancelled else engine.submit(request).result(60)
+            for index, request in enumerate(requests)
+        ]
+    finally:
+        assert engine.close()
+    assert max(batches) == 16
+    for request, together, single in zip(requests, crowd, alone, strict=True):
+        if together is None or single is None:
+            continue
+        assert together.candidates == single.candidates
+        ids = torch.tensor([request.prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=request.max_tokens,
+            do_sample=False,
+            suppress_tokens=forbidden,
+            pad_token_id=tokenizer.pad_id,
+        )
+        wanted = [token for token in out[0, len(request.prompt) :].tolist() if token != tokenizer.end_id]
+        assert together.candidates[0][0] == wanted
+
+
+def test_memory_is_flat_over_10_000_requests_of_mixed_length(bundle: Bundle) -> None:
+    asked, sizes = prompts(bundle, 50), []
+    with running(bundle, slots=16, queue_limit=100, max_running=16) as engine:
+        for turn in range(200):
+            handles = [
+                engine.submit(
+                    GenerationRequest(prompt, max_tokens=1 + (index + turn) % 3, sampling=WARM, seed=turn)
+                )
+                for index, prompt in enumerate(asked)
+            ]
+            for handle in handles:
+                handle.result(60)
+            sizes.append(resident_bytes())
+    assert max(sizes[40:]) - sizes[39] < 6 << 20
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
 
 
 def test_int8_stays_close_to_fp32(bundle: Bundle) -> None:

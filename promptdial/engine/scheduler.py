@@ -27,7 +27,8 @@ from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded, Promptdia
 RETRY_S = 1.0  # when to come back to an engine that takes no requests
 AGEING_S = 5.0
 DOUBT = 1.5  # an idle engine refuses only what is predicted to take this many times the time it has
-OVERDUE = 0.25  # what is left, as a share of the expected length, of a candidate that has passed it
+OVERDUE = 0.1  # what is left, as a share of the expected length, of a candidate that has passed it
+FIRST = 0.8  # the first of several uncertain ends comes about that much sooner than the soonest expected one
 ATTEMPTS = 6  # at finding out when to come back
 
 Entry = tuple[float, int, Generation]  # when it is due, a number that tells equals apart, the request
@@ -210,7 +211,7 @@ class Scheduler:
         finish = self._forecast().finish_s([self._work(each) for each in order], busy=bool(self._waiting))
         # What misses its deadline is dropped then, which frees a place too.
         over = [min(end, _deadline(each) - now) for each, end in zip(order, finish, strict=True)]
-        return sorted(over)[excess - 1]
+        return FIRST * sorted(over)[excess - 1]
 
     def _needed_s(self, generation: Generation, now: float, delay_s: float = 0.0) -> float:
         """Seconds from a submission in ``delay_s`` to the request's end, if nothing else came until then."""
