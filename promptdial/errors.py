@@ -4,7 +4,7 @@ PromptdialError
 ├── InvalidRequest      422 invalid_request      a field is wrong; ``.field`` names it
 │   └── OutOfSupport    422 out_of_support       a target that the training data doesn't hold
 ├── InputTooLong        413 input_too_long
-├── Overloaded          429 overloaded           the queue is full; ``.retry_after_s`` says when to come back
+├── Overloaded          429 overloaded           no place, or none in time; ``.retry_after_s`` says when to come back
 ├── DeadlineExceeded    504 deadline_exceeded
 ├── Cancelled           499 cancelled            the caller went away
 ├── Unavailable         503 unavailable          not started, draining, or a step failed
@@ -51,7 +51,11 @@ class InputTooLong(PromptdialError):
 
 
 class Overloaded(PromptdialError):
-    """The queue is full."""
+    """The queue is full, or the request would miss its deadline.
+
+    ``retry_after_s`` says when the same request is predicted to be taken. It is None where waiting won't help,
+    since an idle engine wouldn't meet the deadline either.
+    """
 
     status = 429
     code = "overloaded"

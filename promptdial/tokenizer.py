@@ -82,6 +82,14 @@ class PromptTokenizer:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
         return sorted(i for entry, i in vocabulary.items() if entry[0] == "\u0120" and entry[1:].isalpha())
 
+    def token_bytes(self) -> list[bytes]:
+        """What each id stands for: joined and read as UTF-8, the bytes of an output are its text.
+
+        Control tokens stand for nothing.
+        """
+        entries = (self._tokenizer.id_to_token(token) or "" for token in range(self.vocabulary))
+        return [b"" if i in self._special_ids else _entry_bytes(entry) for i, entry in enumerate(entries)]
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; never a control token."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -104,3 +112,21 @@ class PromptTokenizer:
             [i for i in ids if i not in self._special_ids], skip_special_tokens=False
         )
         return str(text).strip()
+
+
+def _entry_bytes(entry: str) -> bytes:
+    """Bytes of an entry of the vocabulary, in which each byte is written as one character."""
+    if all(character in BYTE_OF for character in entry):
+        return bytes(BYTE_OF[character] for character in entry)
+    return entry.encode()  # an entry that was added as it is, not learnt
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Byte-level BPE's alphabet: visible Latin-1 characters are themselves, the other bytes follow at 256."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in visible]
+    codes = [*visible, *range(256, 256 + len(others))]
+    return {chr(code): byte for code, byte in zip(codes, [*visible, *others], strict=True)}
+
+
+BYTE_OF = _byte_of_character()

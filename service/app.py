@@ -63,7 +63,7 @@ def lifespan_of(
 
 
 def openapi_of(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's own page plus the schema of problems, which no route returns by itself."""
+    """FastAPI's own page plus the schemas of problems and of a stream's events."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title,
@@ -72,6 +72,6 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             description=app.description,
             routes=app.routes,
         )
-        schema["components"]["schemas"].update(examples.problem_schemas())
+        schema["components"]["schemas"].update(examples.extra_schemas())
         app.openapi_schema = schema
     return app.openapi_schema

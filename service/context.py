@@ -23,7 +23,8 @@ class RequestContext:
     request_id: str
     received: float
     task: str = UNKNOWN_TASK  # from the closed set of the bundle's tasks: it becomes a label
-    code: str | None = None  # of the problem it was answered with
+    code: str | None = None  # of the problem it was answered with, or that ended its stream
+    problem_status: int | None = None  # of the same; a stream's own status was sent before
     details: dict[str, object] = field(default_factory=dict)
 
     @classmethod

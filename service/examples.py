@@ -9,7 +9,7 @@ from fastapi.openapi.models import Example
 from pydantic.json_schema import models_json_schema
 
 from promptdial.tasks import TASK_INFO
-from service.schemas import FieldError, Problem
+from service.schemas import FieldError, Problem, StreamCandidate, StreamDone, StreamToken
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -23,12 +23,15 @@ STEERED: dict[str, Any] = {
     "seed": 7,
 }
 
+STREAMED: dict[str, Any] = {"task": "expand", "input": "a fox in the snow", "stream": True}
+
 GENERATE_EXAMPLES: dict[str, Example] = {
     "steered": Example(summary="Four candidates at a relevance and a length", value=STEERED),
     **{
         task.name: Example(summary=task.description, value={"task": task.name, "input": task.example})
         for task in TASK_INFO.values()
     },
+    "streamed": Example(summary="As it is written", value=STREAMED),
     "style, all fields": Example(
         summary="Everything that can be said",
         value={
@@ -43,8 +46,9 @@ GENERATE_EXAMPLES: dict[str, Example] = {
 
 def curl(body: dict[str, Any], url: str = DEFAULT_URL) -> str:
     """The command that sends a request."""
+    flags = "-sSN" if body.get("stream") else "-sS"  # -N: show what comes at once
     quoted = json.dumps(body).replace("'", "'\\''")
-    return f"curl -sS {url}/generate -H 'Content-Type: application/json' -d '{quoted}'"
+    return f"curl {flags} {url}/generate -H 'Content-Type: application/json' -d '{quoted}'"
 
 
 GENERATE_DESCRIPTION = f"""\
@@ -61,6 +65,12 @@ to its border, which `target.clamped` reports; with `"out_of_support": "reject"`
 ```sh
 {curl(STEERED)}
 ```
+
+With `"stream": true` the text comes as it is written, as server-sent events:
+
+```sh
+{curl(STREAMED)}
+```
 """
 
 API_DESCRIPTION = """\
@@ -73,8 +83,10 @@ PROBLEM_TEXTS = {
     400: "`malformed_body`: not UTF-8 or not JSON.",
     413: "`body_too_large`, or `input_too_long`: more tokens than the model reads.",
     415: "`unsupported_media_type`: not declared as JSON in UTF-8.",
-    422: "`invalid_request`, `out_of_support` or `not_available_yet`; `errors` names the fields.",
-    429: "`overloaded`: the queue is full; `Retry-After` and `retry_after_ms` say when to come back.",
+    422: "`invalid_request`, `out_of_support`, `timeout_too_short` or `not_available_yet`; "
+    "`errors` names the fields.",
+    429: "`overloaded`: the queue is full, or the request would miss its deadline; "
+    "`Retry-After` and `retry_after_ms` say when to come back.",
     500: "`engine_failed` or `internal_error`; the server's log has the details under the request id.",
     503: "`unavailable`: not started, shutting down, or recovering.",
     504: "`deadline_exceeded`: not done within `timeout_ms`.",
@@ -83,12 +95,32 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": PROBLEM_REF}}}
     for status, text in PROBLEM_TEXTS.items()
 }
+STREAM_EXAMPLE = """\
+event: token
+data: {"candidate":0,"text":"a fox"}
+
+event: candidate
+data: {"candidate":0,"text":"a fox","achieved_relevance":0.83,"achieved_length":2,"finish_reason":"stop"}
+
+event: done
+data: {"id":"…","model":"…","task":"expand","seed":7,"target":{…},"ranking":[0],"usage":{…},"timing":{…}}
+
+"""
+GENERATE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": 'The answer; with `"stream": true` the events `token` (StreamToken), `candidate` '
+        "(StreamCandidate), then `done` (StreamDone) or `error` (Problem).",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}},
+    },
+    **PROBLEM_RESPONSES,
+}
 
 
-def problem_schemas() -> dict[str, Any]:
-    """Component schemas of the problem answers."""
+def extra_schemas() -> dict[str, Any]:
+    """Component schemas of problems and of a stream's events, which no route returns by itself."""
+    models = (Problem, FieldError, StreamToken, StreamCandidate, StreamDone)
     _, definitions = models_json_schema(
-        [(Problem, "serialization"), (FieldError, "serialization")],
+        [(model, "serialization") for model in models],
         ref_template="#/components/schemas/{model}",
     )
     schemas: dict[str, Any] = definitions["$defs"]

@@ -1,37 +1,36 @@
-"""From a request to ranked candidates: command → prompt → engine → texts → relevance → order.
+"""From a plan to ranked candidates: engine → texts → relevance → order.
 
-`plan` refuses what can't be obeyed, before any work is done. `run` submits the plan to the engine, embeds the
-input while decoding runs, scores the outputs in one batch on a worker thread, and puts the best first. The
-deadline covers all of it; whatever ends a run early (deadline, a client that left) cancels the decoding.
+A `Run` is one request under way. The engine's thread tells it of tokens, the scoring thread of candidates;
+both post to the event loop and wait for nobody. The input is embedded after the first token and each
+candidate as soon as it is complete, so scoring delays no first token, and only the last candidate's is waited
+for. Whatever ends a run early (deadline, a client that left, a shutdown) cancels its decoding at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.types import Receive
 
-from promptdial.bundle import Bundle
-from promptdial.command import FRAMING_TOKENS, Command, word_count
-from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, Sampling, Timing, Token
-from promptdial.errors import DeadlineExceeded, InputTooLong, InvalidRequest
+from promptdial.command import Command, word_count
+from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, Stats, Timing, Token
+from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded
 from promptdial.relevance import cosine
-from promptdial.tasks import Task
+from promptdial.tokenizer import PromptTokenizer
+from service.mailbox import Mailbox
 from service.metrics import Metrics
-from service.problems import NotAvailableYet, TargetsOutOfSupport
-from service.schemas import Candidate, GenerateRequest
-from service.settings import Settings
-
-SEEDS = 2**32  # drawn seeds stay exact in every JSON reader
-TOKENS_PER_WORD = 2  # generous: the model ends an output by itself, the limit only stops one that doesn't
-SPARE_TOKENS = 32
+from service.pieces import whole_text
+from service.planning import Plan
+from service.problems import TimeoutTooShort
+from service.schemas import Candidate
 
 
 class Cancellable(Protocol):
@@ -52,11 +51,15 @@ class Engine(Protocol):
     def heartbeat(self) -> float:
         """When its loop last turned, in seconds of `time.monotonic`."""
 
+    @property
+    def stats(self) -> Stats:
+        """Counters, and what is there now."""
+
     def start(self) -> None:
         """Begin to take work."""
 
-    def close(self) -> bool:
-        """End its thread; False when it hangs."""
+    def close(self, *, join_s: float) -> bool:
+        """End its thread; False when it hangs for longer than `join_s`."""
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> Cancellable:
         """Queue a request. Raises Overloaded or Unavailable."""
@@ -69,259 +72,260 @@ class Scorer(Protocol):
         """Unit rows, (texts, dimensions)."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A request that can be obeyed: what the engine gets, and what to do with its output."""
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """A candidate with everything that is reported of it."""
 
-    request: GenerateRequest
-    command: Command
-    clamped: frozenset[str]
-    work: GenerationRequest
-    deadline: float  # seconds of time.monotonic
+    index: int
+    candidate: Candidate
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Candidates, best first, and what they cost."""
-
-    candidates: list[Candidate]
-    completion_tokens: int
-    timing: Timing
-    score_s: float
+News = Token | Finished | Complete
 
 
-class Output:
-    """Gathers one generation's tokens on the engine's thread; the event loop is woken once, at the end."""
+class Run:
+    """One request under way. `receive` and `_measure` are called on other threads, the rest on the loop's.
 
-    def __init__(self, n: int) -> None:
-        self._loop = asyncio.get_running_loop()
+    `news` holds what a stream has yet to send: at most `n * max_tokens` tokens, so a reader that is slow costs
+    bounded memory and delays nobody.
+    """
+
+    def __init__(self, generator: Generator, plan: Plan, streamed: bool, counted: bool) -> None:
+        n = plan.work.n
+        self.plan = plan
+        self.counted = counted  # in the metrics
+        self.news: deque[News] = deque()
         self.tokens: list[list[int]] = [[] for _ in range(n)]
-        self.reasons: list[Literal["stop", "length"]] = ["length"] * n
-        self.prompt_read = False
+        self.candidates: dict[int, Candidate] = {}  # complete ones, by their index
         self.timing: Timing | None = None
-        self.done: asyncio.Future[Timing] = self._loop.create_future()
+        self.token_times: list[float] = []  # of the first candidate, in seconds of time.monotonic
+        self.score_s = 0.0
+        self.error: Exception | None = None
+        self._generator = generator
+        self._streamed = streamed
+        self._decoded = 0.0
+        self._input: NDArray[np.float32] | None = None
+        self._closed = False
+        self._awaited: asyncio.Future[None] | None = None
+        self._generation: Cancellable | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def prompt_read(self) -> bool:
+        """Whether the engine got as far as a token."""
+        return bool(self.generated or self.candidates or self.timing)
 
     @property
     def generated(self) -> int:
         """Tokens written so far, over all candidates."""
         return sum(len(ids) for ids in self.tokens)
 
+    @property
+    def over(self) -> bool:
+        """Whether everything is there, or the run failed."""
+        complete = self.timing is not None and len(self.candidates) == self.plan.work.n
+        return complete or self.error is not None
+
+    @property
+    def ranking(self) -> list[int]:
+        """Indices of the candidates, best first."""
+        key = order(self.plan.request.rank, self.plan.command)
+        return sorted(self.candidates, key=lambda index: key(self.candidates[index]))
+
+    def start(self, engine: Engine, receive: Receive | None) -> None:
+        """Submit it, and listen for the client's leaving on `receive`. Raises Overloaded or Unavailable."""
+        self._generation = engine.submit(self.plan.work, self.receive)
+        late = DeadlineExceeded("the request took longer than its timeout_ms")
+        left = max(0.0, self.plan.deadline - time.monotonic())
+        self._deadline = asyncio.get_running_loop().call_later(left, self.fail, late)
+        if receive is not None:
+            self._listening = asyncio.create_task(self._listen(receive))
+
+    async def _listen(self, receive: Receive) -> None:
+        """The request's only listener on `receive`; nothing polls: a disconnect is acted on when it comes."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.fail(Cancelled("the client went away"))
+
+    # --- on the engine's thread -------------------------------------------------------------------------------
+
     def receive(self, event: Event) -> None:
         """Called by the engine for every event of the generation, in order."""
+        post, scoring = self._generator.mailbox.post, self.plan.request.score
         match event:
-            case Token():
-                self.prompt_read = True
-                self.tokens[event.candidate].append(event.token_id)
+            case Token(candidate, token_id):
+                if candidate == 0:
+                    self.token_times.append(time.monotonic())
+                    if scoring and len(self.token_times) == 1:
+                        self._generator.scoring.submit(self._measure, None)
+                self.tokens[candidate].append(token_id)
+                if self._streamed:
+                    post(self._tell, event)
             case Finished():
-                self.prompt_read = True
-                self.reasons[event.candidate] = event.reason
+                if self._streamed or not scoring:
+                    post(self._tell, event)
+                if scoring:
+                    self._generator.scoring.submit(self._measure, event)
             case Done():
-                self.timing = event.timing
-                self._loop.call_soon_threadsafe(self._finish, event.timing)
+                self._decoded = time.monotonic()
+                post(self._tell, event)
             case Failed():
-                self._loop.call_soon_threadsafe(self._fail, event.error)
+                post(self._tell, event)
 
-    def _finish(self, timing: Timing) -> None:
-        if not self.done.done():
-            self.done.set_result(timing)
+    # --- on the scoring thread --------------------------------------------------------------------------------
 
-    def _fail(self, error: Exception) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+    def _measure(self, finished: Finished | None) -> None:
+        """Embed the input, once, and post the candidate that is complete, if one is."""
+        generator = self._generator
+        if self._closed:
+            return
+        begun = time.thread_time()
+        try:
+            if self._input is None:
+                self._input = generator.scorer.embed([self.plan.request.input])
+            if finished is not None:
+                text = whole_text(generator.tokenizer, self.tokens[finished.candidate])
+                (relevance,) = cosine(self._input, generator.scorer.embed([text]))
+                candidate = describe(text, round(relevance, 4), finished.reason)
+                generator.mailbox.post(self._tell, Complete(finished.candidate, candidate))
+        except Exception as error:
+            generator.mailbox.post(self.fail, error)
+        finally:
+            generator.metrics.score_cpu_seconds.inc(time.thread_time() - begun)
+
+    # --- on the event loop ------------------------------------------------------------------------------------
+
+    def _tell(self, event: News | Done | Failed) -> None:
+        """Take in what another thread posted."""
+        match event:
+            case Finished(index, reason) if not self.plan.request.score:
+                text = whole_text(self._generator.tokenizer, self.tokens[index])
+                self.news.append(event)
+                self._complete(Complete(index, describe(text, None, reason)))
+            case Complete():
+                self._complete(event)
+            case Done(timing):
+                self.timing = timing
+            case Failed(error):
+                self.fail(error)
+            case _:
+                self.news.append(event)
+        if self._streamed or self.over:
+            self.wake()
+
+    def _complete(self, complete: Complete) -> None:
+        self.candidates[complete.index] = complete.candidate
+        self.news.append(complete)
+        if self.timing is not None and self.plan.request.score:
+            self.score_s = time.monotonic() - self._decoded
+
+    def fail(self, error: Exception) -> None:
+        """Give the run up; without effect on one that is over."""
+        if not self.over:
+            self.error = error
+            if self._generation is not None:
+                self._generation.cancel()
+            self.wake()
+
+    def wake(self) -> None:
+        """Let whoever waits for this run look at it."""
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait until `wake`."""
+        self._awaited = asyncio.get_running_loop().create_future()
+        await self._awaited
+
+    async def begun(self) -> None:
+        """Wait for the first of the news. Raises what the run failed with before."""
+        while not (self.news or self.over):
+            await self.changed()
+        if not self.news and self.error is not None:
+            raise self.error
+
+    async def finished(self) -> None:
+        """Wait for the end. Raises DeadlineExceeded, Cancelled, Unavailable, EngineError or a defect."""
+        while not self.over:
+            await self.changed()
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """End what still works for this run; once, whatever became of it."""
+        self._closed = True
+        for each in (self._generation, self._deadline, self._listening):
+            if each is not None:
+                each.cancel()  # nothing to what is done
+        self._generator.closed(self)
 
 
 class Generator:
-    """Answers requests with one bundle's engine and scorer."""
+    """Runs plans with one bundle's engine and scorer."""
 
-    def __init__(
-        self, bundle: Bundle, engine: Engine, scorer: Scorer, settings: Settings, metrics: Metrics
-    ) -> None:
-        self.bundle = bundle
+    def __init__(self, tokenizer: PromptTokenizer, engine: Engine, scorer: Scorer, metrics: Metrics) -> None:
+        self.tokenizer = tokenizer
+        self.token_bytes = tokenizer.token_bytes()
         self.engine = engine
         self.scorer = scorer
-        self.settings = settings
         self.metrics = metrics
-        self.tokenizer = bundle.tokenizer()
-        self.defaults = Sampling(
-            temperature=float(bundle.sampling["temperature"]),
-            top_p=float(bundle.sampling["top_p"]),
-            top_k=int(bundle.sampling["top_k"]),
-        )
-        self._scoring = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self.mailbox = Mailbox()
+        self.scoring = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self.in_flight = 0  # runs that were admitted and not yet closed
 
     def close(self) -> None:
         """End the scoring thread."""
-        self._scoring.shutdown(cancel_futures=True)
+        self.scoring.shutdown(cancel_futures=True)
 
-    def plan(self, request: GenerateRequest, received: float) -> Plan:
-        """Make a request ready, or raise the PromptdialError that says why it can't be obeyed."""
-        refuse_unavailable(request)
-        timeout_ms = request.timeout_ms or self.settings.request_timeout_ms
-        at_most("timeout_ms", timeout_ms, self.settings.max_request_timeout_ms)
-        at_most("n", request.n, self.settings.max_n)
-        command, clamped = self._command(request)
-        prompt = self.tokenizer.prompt(command, request.input)
-        deadline = received + timeout_ms / 1000
-        work = GenerationRequest(
-            prompt=tuple(prompt),
-            n=request.n,
-            max_tokens=self._max_tokens(request, command, len(prompt)),
-            sampling=self._sampling(request),
-            seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
-            deadline=deadline,
-        )
-        return Plan(request, command, clamped, work, deadline)
-
-    def modalities(self, task: Task) -> list[str]:
-        """What a task can be asked for: its own modalities, as far as the bundle has commands for them."""
-        return [each for each in task.modalities if each in self.bundle.format.modalities]
-
-    def _command(self, request: GenerateRequest) -> tuple[Command, frozenset[str]]:
-        """The command inside the trained support, and the request's fields that were moved to get there."""
-        task = self.bundle.tasks.get(request.task)
-        if task is None:
-            known = ", ".join(self.bundle.tasks)
-            raise InvalidRequest(f"unknown task {request.task[:64]!r}; the tasks are {known}", "task")
-        modality = task.modality if request.modality is None else request.modality
-        modalities = self.modalities(task)
-        if modality not in modalities:
-            known = ", ".join(modalities)
-            raise InvalidRequest(
-                f"unknown modality {modality[:64]!r}; task {task.name} has {known}", "modality"
-            )
-        asked = Command(task.name, modality, request.target_relevance, request.target_length)
-        command, clamped = self.bundle.support.clamp(asked)
-        if clamped and request.out_of_support == "reject":
-            raise out_of_support(asked, command, clamped)
-        return command, clamped
-
-    def _max_tokens(self, request: GenerateRequest, command: Command, prompt_tokens: int) -> int:
-        """Tokens a candidate may have: as asked, or enough for its length."""
-        limits = self.bundle.limits
-        input_tokens = prompt_tokens - FRAMING_TOKENS
-        if input_tokens > limits.max_input_tokens:
-            raise InputTooLong(
-                f"the input is {input_tokens} tokens long, this model reads {limits.max_input_tokens} at most"
-            )
-        if request.max_tokens is not None:
-            at_most("max_tokens", request.max_tokens, limits.max_tokens)
-            wanted = request.max_tokens
-        elif command.length is not None:
-            wanted = TOKENS_PER_WORD * command.length + SPARE_TOKENS
-        else:
-            wanted = limits.max_tokens
-        return min(wanted, limits.max_tokens)
-
-    def _sampling(self, request: GenerateRequest) -> Sampling:
-        """As asked, else as the bundle was tuned."""
-        sampling = self.defaults
-        if request.temperature is not None:
-            sampling = replace(sampling, temperature=request.temperature)
-        if request.top_p is not None:
-            sampling = replace(sampling, top_p=request.top_p)
-        return sampling
-
-    async def run(self, plan: Plan, *, counted: bool = True) -> Answer:
-        """Decode and measure. Raises DeadlineExceeded, Overloaded, Unavailable or EngineError.
-
-        Unless `counted` is false, what was decoded goes into the metrics, however it ends.
-        """
-        loop = asyncio.get_running_loop()
-        output = Output(plan.work.n)
-        generation = self.engine.submit(plan.work, output.receive)
-        embedding: asyncio.Future[NDArray[np.float32]] | None = None
+    def start(
+        self, plan: Plan, receive: Receive | None = None, *, streamed: bool = False, counted: bool = True
+    ) -> Run:
+        """Submit a plan; the caller closes the run. Raises Overloaded, TimeoutTooShort or Unavailable."""
+        run = Run(self, plan, streamed, counted)
         try:
-            async with asyncio.timeout(plan.deadline - time.monotonic()):
-                if plan.request.score:
-                    embedding = loop.run_in_executor(self._scoring, self.scorer.embed, [plan.request.input])
-                timing = await output.done
-                decoded = time.perf_counter()
-                texts = [self._text(ids) for ids in output.tokens]
-                relevances: list[float | None] = [None] * len(texts)
-                if embedding is not None:
-                    rows = await loop.run_in_executor(self._scoring, self.scorer.embed, texts)
-                    pairs = np.broadcast_to(await embedding, rows.shape)
-                    relevances = [round(value, 4) for value in cosine(pairs, rows)]
-                score_s = time.perf_counter() - decoded if plan.request.score else 0.0
-        except TimeoutError:
-            raise DeadlineExceeded("the request took longer than its timeout_ms") from None
-        finally:
-            generation.cancel()  # nothing to a generation that is done
-            if embedding is not None:
-                embedding.cancel()
-            if counted:
-                self._count_decoded(plan, output)
-        candidates = [
-            Candidate(
-                text=text,
-                achieved_relevance=relevance,
-                achieved_length=word_count(text),
-                finish_reason=reason,
-            )
-            for text, relevance, reason in zip(texts, relevances, output.reasons, strict=True)
-        ]
-        candidates.sort(key=order(plan.request.rank, plan.command))
-        return Answer(candidates, output.generated, timing, score_s)
+            run.start(self.engine, receive)
+        except Overloaded as error:
+            if error.retry_after_s is None:
+                raise TimeoutTooShort(str(error), "timeout_ms") from None
+            raise
+        self.in_flight += 1
+        return run
 
-    def _text(self, ids: Sequence[int]) -> str:
-        """Text of one candidate, without half a character where it was cut off."""
-        return self.tokenizer.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip()
-
-    def _count_decoded(self, plan: Plan, output: Output) -> None:
+    def closed(self, run: Run) -> None:
         """Put the engine's work for a client into the metrics, as far as the engine has told of it."""
-        metrics = self.metrics
-        if output.prompt_read:
+        self.in_flight -= 1
+        if not run.counted:
+            return
+        metrics, plan = self.metrics, run.plan
+        if run.prompt_read:
             metrics.prompt_tokens.inc(len(plan.work.prompt))
-        metrics.generated_tokens.inc(output.generated)
-        if output.timing is not None:
-            metrics.queue_seconds.observe(output.timing.queue_s)
-            metrics.prefill_seconds.observe(output.timing.prefill_s)
+        metrics.generated_tokens.inc(run.generated)
+        if run.token_times:
+            metrics.first_token_seconds.observe(run.token_times[0] - plan.received)
+            metrics.inter_token_seconds.observe(np.diff(run.token_times))
+        if run.timing is not None:
+            metrics.queue_seconds.observe(run.timing.queue_s)
+            metrics.prefill_seconds.observe(run.timing.prefill_s)
 
-    def count(self, plan: Plan, answer: Answer) -> None:
+    def count(self, run: Run) -> None:
         """Put a client's answer into the metrics."""
-        metrics, best = self.metrics, answer.candidates[0]
+        metrics, plan, best = self.metrics, run.plan, run.candidates[run.ranking[0]]
         for field in plan.clamped:
             metrics.clamped_targets.labels(field).inc()
         if plan.request.score:
-            metrics.score_seconds.observe(answer.score_s)
+            metrics.score_seconds.observe(run.score_s)
         if best.achieved_relevance is not None and plan.command.relevance is not None:
             metrics.target_error.labels("relevance").observe(best.achieved_relevance - plan.command.relevance)
         if plan.command.length is not None:
             metrics.target_error.labels("length").observe(best.achieved_length - plan.command.length)
 
 
-def refuse_unavailable(request: GenerateRequest) -> None:
-    """Raise NotAvailableYet for a field that this version would have to ignore."""
-    asked = {
-        "stream": request.stream,
-        "keep": bool(request.keep),
-        "min_relevance": request.min_relevance is not None,
-    }
-    for field, is_asked in asked.items():
-        if is_asked:
-            raise NotAvailableYet(f"{field} is not available yet; leave it out", field)
-    if request.rank == "highest" and not request.score:
-        raise InvalidRequest(
-            "ranking by the highest relevance needs it measured: leave out 'score': false", "rank"
-        )
-
-
-def out_of_support(asked: Command, inside: Command, clamped: frozenset[str]) -> TargetsOutOfSupport:
-    """The error that names every target outside, with the nearest that is inside."""
-    return TargetsOutOfSupport(
-        {
-            f"target_{field}": f"target_{field} {getattr(asked, field)} is outside what task {asked.task} "
-            f"was trained on; the nearest that is inside is {getattr(inside, field)}"
-            for field in ("length", "relevance")
-            if field in clamped
-        }
+def describe(text: str, relevance: float | None, reason: Literal["stop", "length"]) -> Candidate:
+    """A candidate as it is reported."""
+    return Candidate(
+        text=text, achieved_relevance=relevance, achieved_length=word_count(text), finish_reason=reason
     )
-
-
-def at_most(field: str, value: int, limit: int) -> None:
-    """Raise InvalidRequest for a value past this server's limit."""
-    if value > limit:
-        raise InvalidRequest(f"{field} is {value}, the most that is taken here is {limit}", field)
 
 
 def order(

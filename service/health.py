@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from promptdial.errors import Unavailable
@@ -16,7 +17,8 @@ class Health:
     """Red as soon as `draining` is set, before the listener closes: a load balancer can look elsewhere."""
 
     engine: Engine | None = None  # None until the lifespan has started one
-    stall_limit_s: float = 30.0
+    stall_limit_s: float = 10.0
+    in_flight: Callable[[], int] = lambda: 0  # admitted requests that aren't over
     draining: bool = False
 
     def stalled(self) -> str | None:

@@ -59,7 +59,7 @@ class Observation:
             if not status:
                 ended = Unavailable("the server shut down before the request was done", RETRY_AFTER_S)
                 await problems.of_error(scope, ended)(scope, receive, send_with_id)
-            raise
+            # The task ends by itself: raised on, this would be a traceback in uvicorn's log.
         except Exception as error:
             if status:  # too late for another answer: let the server cut the connection
                 raise
@@ -83,7 +83,7 @@ class Observation:
             logger.log(level, "request", extra={"fields": fields | context.details})
         if scope["path"] != COUNTED_PATH:
             return
-        outcome = outcome_of(status)
+        outcome = outcome_of(context.problem_status or status)
         self.metrics.requests.labels(context.task, outcome).inc()
         if outcome in TIMED_OUTCOMES:
             self.metrics.request_seconds.observe(seconds)

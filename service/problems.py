@@ -8,6 +8,7 @@ PromptdialError
 ├── UnsupportedMediaType   415 unsupported_media_type
 └── InvalidRequest
     ├── NotAvailableYet    422 not_available_yet        a field that a later version will obey
+    ├── TimeoutTooShort    422 timeout_too_short        an idle engine wouldn't make it either
     └── OutOfSupport
         └── TargetsOutOfSupport                        names every target that is outside
 
@@ -73,6 +74,12 @@ class NotAvailableYet(InvalidRequest):
     code = "not_available_yet"
 
 
+class TimeoutTooShort(InvalidRequest):
+    """A request that can't be done within its `timeout_ms`, however long the client waits before it."""
+
+    code = "timeout_too_short"
+
+
 class TargetsOutOfSupport(OutOfSupport):
     """Targets that the training data doesn't hold. `messages`: why, by field; at least one."""
 
@@ -103,7 +110,7 @@ def problem(
 ) -> JSONResponse:
     """The response; its code is also noted for metrics and log."""
     context = RequestContext.of(scope)
-    context.code = code
+    context.code, context.problem_status = code, status
     body: dict[str, Any] = {
         "type": f"urn:promptdial:problem:{code}",
         "title": TITLES.get(status) or HTTPStatus(status).phrase,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.types import Receive
+from starlette.responses import JSONResponse
 
 from promptdial.engine import available_cpus
-from promptdial.errors import Cancelled
 from service import examples
 from service.context import RequestContext
-from service.generation import Answer, Plan
+from service.generation import Run
 from service.schemas import (
     GenerateRequest,
     GenerateResponse,
@@ -23,97 +20,93 @@ from service.schemas import (
     ModelDescription,
     ModelLimits,
     Status,
+    StreamDone,
     Target,
     TaskDescription,
     TaskList,
     TimingMs,
     Usage,
 )
+from service.streaming import EventStream, encode
 from service.wiring import Service
 
 router = APIRouter()
-T = TypeVar("T")
 
 
 @router.post(
     "/generate",
     summary="Write prompts for an input",
     description=examples.GENERATE_DESCRIPTION,
-    responses=examples.PROBLEM_RESPONSES,
+    response_model=GenerateResponse,
+    responses=examples.GENERATE_RESPONSES,
     tags=["generate"],
 )
 async def generate(
     body: Annotated[GenerateRequest, Body(openapi_examples=examples.GENERATE_EXAMPLES)], request: Request
-) -> GenerateResponse:
-    """Write candidates, best first."""
+) -> Response:
+    """Write candidates, best first, or stream them."""
     service = Service.of(request)
     context = RequestContext.of(request.scope)
     if body.task in service.bundle.tasks:
         context.task = body.task
-    service.health.require_ready()
-    plan = service.generator.plan(body, context.received)
-    answer = await unless_disconnected(request.receive, service.generator.run(plan))
-    service.generator.count(plan, answer)
-    response = respond(service.model_id, context, plan, answer)
-    context.details.update(
-        n=body.n,
-        prompt_tokens=response.usage.prompt_tokens,
-        completion_tokens=response.usage.completion_tokens,
-        **response.timing.model_dump(),
+    plan = service.planner.plan(body, context.received)
+    service.health.require_ready()  # nothing is awaited from here to the submission: no signal comes between
+    run = service.generator.start(plan, request.receive, streamed=body.stream)
+    try:
+        await (run.begun() if body.stream else run.finished())
+    except BaseException:
+        run.close()
+        raise
+    if body.stream:
+        keep_alive_s = service.settings.keep_alive_ms / 1000
+        return EventStream(
+            run, service.generator.token_bytes, lambda: conclude(service, context, run), keep_alive_s
+        )
+    run.close()
+    answer = conclude(service, context, run)
+    del answer["ranking"]
+    answer["candidates"] = [run.candidates[index].model_dump() for index in run.ranking]
+    return AnswerResponse(answer)
+
+
+class AnswerResponse(JSONResponse):
+    """The answer, which was put together from checked parts: it isn't checked again, as FastAPI would."""
+
+    def render(self, content: Any) -> bytes:
+        """Compact JSON in UTF-8."""
+        return encode(content).encode()
+
+
+def conclude(service: Service, context: RequestContext, run: Run) -> dict[str, Any]:
+    """What is said of a finished run besides its candidates, counted and noted for the log."""
+    service.answered(run)
+    plan, timing = run.plan, run.timing
+    assert timing is not None
+    target = Target(relevance=plan.command.relevance, length=plan.command.length, clamped=bool(plan.clamped))
+    usage = Usage(prompt_tokens=len(plan.work.prompt), completion_tokens=run.generated)
+    timing_ms = TimingMs(
+        queue_ms=milliseconds(timing.queue_s),
+        prefill_ms=milliseconds(timing.prefill_s),
+        decode_ms=milliseconds(timing.decode_s),
+        score_ms=milliseconds(run.score_s),
+        total_ms=milliseconds(time.monotonic() - context.received),
     )
-    return response
-
-
-def respond(model_id: str, context: RequestContext, plan: Plan, answer: Answer) -> GenerateResponse:
-    """The answer as it travels."""
-    timing = answer.timing
-    return GenerateResponse(
+    context.details.update(n=plan.work.n, **usage.model_dump(), **timing_ms.model_dump())
+    return StreamDone(
         id=context.request_id,
-        model=model_id,
+        model=service.model_id,
         task=plan.command.task,
         seed=plan.work.seed,
-        target=Target(
-            relevance=plan.command.relevance, length=plan.command.length, clamped=bool(plan.clamped)
-        ),
-        candidates=answer.candidates,
-        usage=Usage(prompt_tokens=len(plan.work.prompt), completion_tokens=answer.completion_tokens),
-        timing=TimingMs(
-            queue_ms=milliseconds(timing.queue_s),
-            prefill_ms=milliseconds(timing.prefill_s),
-            decode_ms=milliseconds(timing.decode_s),
-            score_ms=milliseconds(answer.score_s),
-            total_ms=milliseconds(time.monotonic() - context.received),
-        ),
-    )
+        target=target,
+        ranking=run.ranking,
+        usage=usage,
+        timing=timing_ms,
+    ).model_dump()
 
 
 def milliseconds(seconds: float) -> float:
     """Rounded to a microsecond."""
     return round(seconds * 1000, 3)
-
-
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; when the client leaves first, the work is cancelled and Cancelled raised.
-
-    This is the request's only listener on `receive`; nothing polls: a disconnect is acted on when it comes.
-    """
-    working = asyncio.create_task(work)
-    listening = asyncio.create_task(disconnected(receive))
-    try:
-        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Cancelled("the client went away")
-        return working.result()
-    finally:
-        listening.cancel()
-        working.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
-
-
-async def disconnected(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 @router.get("/tasks", summary="What can be asked for", tags=["describe"])
@@ -133,7 +126,7 @@ def describe_task(service: Service, name: str) -> TaskDescription:
         input_hint=task.input_hint,
         example=task.example,
         modality=task.modality,
-        modalities=service.generator.modalities(task),
+        modalities=service.planner.modalities(task),
         length=None if median is None or ends is None else LengthRange(p05=ends[0], p50=median, p95=ends[1]),
     )
 

@@ -68,7 +68,7 @@ class GenerateRequest(BaseModel):
         default="closest",
         description="Best first: closest to the target relevance, or of the highest relevance.",
     )
-    stream: bool = Field(default=False, description="Not available yet.")
+    stream: bool = Field(default=False, description="Send the text as it is written: server-sent events.")
     min_relevance: float | None = Field(default=None, ge=0, le=1, description="Not available yet.")
     keep: list[str] | None = Field(default=None, description="Not available yet.")
 
@@ -120,6 +120,32 @@ class GenerateResponse(BaseModel):
     seed: int = Field(description="The seed that gives this answer again.")
     target: Target
     candidates: list[Candidate]
+    usage: Usage
+    timing: TimingMs
+
+
+class StreamToken(BaseModel):
+    """Event `token`: the next piece of a candidate. Joined, its pieces are the text."""
+
+    candidate: int = Field(description="0 to n - 1.")
+    text: str
+
+
+class StreamCandidate(Candidate):
+    """Event `candidate`: one is complete and measured."""
+
+    candidate: int
+
+
+class StreamDone(BaseModel):
+    """Event `done`, the last one: the answer without its candidates."""
+
+    id: str
+    model: str
+    task: str
+    seed: int
+    target: Target
+    ranking: list[int] = Field(description="Candidates, best first.")
     usage: Usage
     timing: TimingMs
 

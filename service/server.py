@@ -1,6 +1,7 @@
 """The process around the application: uvicorn, signals, exit codes.
 
-Exit code 0: SIGTERM or Ctrl-C; readiness goes red, requests in flight are answered, then the process leaves.
+Exit code 0: SIGTERM or Ctrl-C; readiness goes red and new requests get a 503, admitted ones are answered, then
+the process leaves. A second signal 2 s or more after the first ends the waiting.
 1: the bundle or the device can't be had. 2: a setting is wrong. 3: the address can't be listened on, or the
 first request, the service's own, failed.
 """
@@ -45,20 +46,23 @@ class Server(uvicorn.Server):
     shutdown, so that the process seems killed.
     """
 
-    def __init__(self, config: uvicorn.Config, health: Health, drain_delay_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, health: Health, drain_delay_s: float, shutdown_timeout_s: float
+    ) -> None:
         super().__init__(config)
         self.health = health
         self.drain_delay_s = drain_delay_s
+        self.shutdown_timeout_s = shutdown_timeout_s
         self._asked_to_exit_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a Ctrl-C well after the first signal stops waiting for requests in flight."""
+        """Begin to drain; a signal well after the first one stops waiting for requests in flight."""
         now = time.monotonic()
         if self._asked_to_exit_at is None:
             self._asked_to_exit_at = now
             self.health.draining = True
             self.should_exit = True
-        elif sig == signal.SIGINT and now - self._asked_to_exit_at > SAME_WISH_S:
+        elif now - self._asked_to_exit_at >= SAME_WISH_S:
             self.force_exit = True
 
     @contextmanager
@@ -73,15 +77,38 @@ class Server(uvicorn.Server):
                 signal.signal(signum, signal.SIG_IGN)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Keep answering while load balancers notice, then close the listener and finish what runs."""
+        """Refuse new work with a 503 while admitted work ends, then close the listener and leave."""
+        begun = time.monotonic()
+        forcing = asyncio.create_task(self.cut_off_when_forced())
         await self.linger()
+        left = self.shutdown_timeout_s - (time.monotonic() - begun)
+        self.config.timeout_graceful_shutdown = max(0, math.ceil(left))
         await super().shutdown(sockets)
+        forcing.cancel()
+        if self.force_exit:  # uvicorn leaves it out then, and with it the engine's end
+            await self.lifespan.shutdown()
 
     async def linger(self) -> None:
-        """Let the drain delay pass, or less when the exit is forced."""
-        until = time.monotonic() + self.drain_delay_s
-        while not self.force_exit and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, TICK_S))
+        """Keep the listener open for the drain delay and for admitted requests; less when forced."""
+        begun = time.monotonic()
+        while not self.force_exit:
+            waited = time.monotonic() - begun
+            if waited >= self.shutdown_timeout_s and waited >= self.drain_delay_s:
+                return
+            if waited >= self.drain_delay_s and not self.health.in_flight():
+                return
+            await asyncio.sleep(TICK_S)
+
+    async def cut_off_when_forced(self) -> None:
+        """End the requests in flight once that is wished; each says so to its client."""
+        while not self.force_exit:
+            await asyncio.sleep(TICK_S)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.sleep(TICK_S)
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()  # of clients that don't read
 
 
 def main() -> int:
@@ -111,7 +138,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_ms / 1000),
     )
-    Server(config, app.state.health, settings.drain_delay_ms / 1000).run()
+    drain_delay_s, timeout_s = settings.drain_delay_ms / 1000, settings.shutdown_timeout_ms / 1000
+    Server(config, app.state.health, drain_delay_s, timeout_s).run()
     return 0

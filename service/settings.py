@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="of the decoder; left out: what affinity and quota allow"
     )
+    slots: int = Field(default=16, ge=1, le=256, description="sequences that are decoded at once, at most")
+    kv_positions: int | None = Field(
+        default=None, ge=32, description="tokens of a sequence, prompt included; left out: the model's most"
+    )
     queue_limit: int = Field(default=64, ge=0, description="requests that may wait; one more is answered 429")
     max_n: int = Field(default=16, ge=1, le=256, description="candidates that one request may ask for")
 
@@ -42,13 +46,16 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=65_536, ge=1)
 
     stall_limit_ms: int = Field(
-        default=30_000, ge=1, description="an engine without a heartbeat this long counts as hung"
+        default=10_000, ge=1, description="an engine without a heartbeat this long counts as hung"
     )
     drain_delay_ms: int = Field(
         default=0, ge=0, description="red readiness before the listener closes, for load balancers"
     )
     shutdown_timeout_ms: int = Field(
-        default=30_000, ge=1000, description="for requests in flight; then they are cancelled"
+        default=120_000, ge=1000, description="for admitted requests; then they are cancelled"
+    )
+    keep_alive_ms: int = Field(
+        default=15_000, ge=1, description="a stream without news this long gets a comment"
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -61,6 +68,13 @@ class Settings(BaseSettings):
                 f"{PREFIX}REQUEST_TIMEOUT_MS is {self.request_timeout_ms}, "
                 f"more than {PREFIX}MAX_REQUEST_TIMEOUT_MS, {self.max_request_timeout_ms}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _largest_n_fits(self) -> Self:
+        """All candidates of a request are decoded at once."""
+        if self.max_n > self.slots:
+            raise ValueError(f"{PREFIX}MAX_N is {self.max_n}, more than {PREFIX}SLOTS, {self.slots}")
         return self
 
 

@@ -13,15 +13,17 @@ from starlette.requests import Request
 from promptdial import __version__
 from promptdial.bundle import Bundle, load_bundle
 from promptdial.engine import Engine as OnnxEngine
-from service.generation import Engine, Generator, Scorer
+from service.generation import Engine, Generator, Run, Scorer
 from service.health import Health
-from service.metrics import Metrics
+from service.metrics import Metrics, StepSizes
+from service.planning import Planner
 from service.schemas import GenerateRequest
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 8
+JOIN_S = 1.0  # an engine's step takes a tenth of it at most, so a thread that goes on for longer hangs
 
 
 @dataclass(frozen=True)
@@ -31,36 +33,44 @@ class Backend:
     bundle: Bundle
     engine: Engine
     scorer: Scorer
+    sizes: StepSizes = field(default_factory=lambda: StepSizes(0))
 
     @classmethod
     def load(cls, settings: Settings) -> Backend:
         """Read the bundle. Raises BundleError or DeviceError with a text for whoever starts the service."""
         bundle = load_bundle(settings.bundle)
+        sizes = StepSizes(settings.slots)
         engine = OnnxEngine.from_bundle(
             bundle,
             threads=settings.threads,
             device=settings.device,
-            slots=settings.max_n,
+            slots=settings.slots,
             queue_limit=settings.queue_limit,
+            capacity=settings.kv_positions,
+            on_step=sizes,
         )
-        return cls(bundle, engine, bundle.scorer())
+        return cls(bundle, engine, bundle.scorer(), sizes)
 
 
 @dataclass
 class Service:
-    """All parts, wired. Routes find it with `Service.of`."""
+    """All parts, wired, on the event loop that they will run on. Routes find it with `Service.of`."""
 
     settings: Settings
     backend: Backend
     metrics: Metrics
     health: Health
+    planner: Planner = field(init=False)
     generator: Generator = field(init=False)
 
     def __post_init__(self) -> None:
-        self.generator = Generator(
-            self.backend.bundle, self.backend.engine, self.backend.scorer, self.settings, self.metrics
-        )
-        self.health.engine = self.backend.engine
+        engine, tokenizer = self.backend.engine, self.bundle.tokenizer()
+        self.planner = Planner(self.bundle, tokenizer, self.settings)
+        self.generator = Generator(tokenizer, engine, self.backend.scorer, self.metrics)
+        self.metrics.engine.stats = lambda: engine.stats
+        self.metrics.engine.sizes = self.backend.sizes
+        self.health.engine = engine
+        self.health.in_flight = lambda: self.generator.in_flight
         self.metrics.set_build_info(
             version=__version__,
             bundle=self.bundle.name,
@@ -87,6 +97,13 @@ class Service:
         """How answers name the bundle."""
         return f"{self.bundle.name}@{self.bundle.version}"
 
+    def answered(self, run: Run) -> None:
+        """Count an answer, and expect later outputs to be as long as this one for its words."""
+        self.generator.count(run)
+        for index, candidate in run.candidates.items():
+            if candidate.finish_reason == "stop":
+                self.planner.learn(candidate.achieved_length, len(run.tokens[index]))
+
     async def start(self) -> None:
         """Start the engine and answer one request, so that no client pays for first-time work."""
         self.backend.engine.start()
@@ -95,7 +112,11 @@ class Service:
         request = GenerateRequest(
             task=task.name, input=task.example, max_tokens=WARM_UP_TOKENS, timeout_ms=timeout_ms
         )
-        await self.generator.run(self.generator.plan(request, time.monotonic()), counted=False)
+        run = self.generator.start(self.planner.plan(request, time.monotonic()), counted=False)
+        try:
+            await run.finished()
+        finally:
+            run.close()
         gc.collect()
         gc.freeze()  # what is loaded stays: later collections skip it instead of pausing a request for it
         logger.info("ready", extra={"fields": {"model": self.model_id, "precision": self.bundle.precision}})
@@ -103,6 +124,6 @@ class Service:
     def close(self) -> None:
         """Fail what is left in the engine and end the threads."""
         self.health.draining = True
-        if not self.backend.engine.close():
+        if not self.backend.engine.close(join_s=JOIN_S):
             logger.error("the engine's thread hangs; leaving without it")
         self.generator.close()

@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, Literal
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, Timing, Token
+from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, Stats, Timing, Token
 from promptdial.errors import EngineError, Overloaded
 from promptdial.tokenizer import PromptTokenizer
 
 WAIT_S = 20.0
-Behaviour = Literal["answer", "hold", "stick", "fail", "full", "defect"]
+Behaviour = Literal["answer", "hold", "stick", "fail", "full", "late", "defect", "break"]
 
 
 class HeldGeneration:
@@ -61,12 +62,19 @@ class ScriptedEngine:
     def start(self) -> None:
         """Nothing to start."""
 
-    def close(self) -> bool:
+    def close(self, *, join_s: float) -> bool:
         """Nothing to end."""
         return True
 
+    @property
+    def stats(self) -> Stats:
+        """Nothing has happened."""
+        return Stats(**dict.fromkeys((each.name for each in fields(Stats)), 0))
+
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> HeldGeneration:
         """Do as the behaviour says."""
+        if self.behaviour == "late":
+            raise Overloaded("it would take 500 ms with nothing else to do")
         if self.behaviour == "full":
             raise Overloaded("the queue is full", retry_after_s=1.234)
         if self.behaviour == "defect":
@@ -76,6 +84,9 @@ class ScriptedEngine:
         if self.behaviour == "answer":
             self._answer(request, on_event)
         elif self.behaviour == "fail":
+            on_event(Failed(EngineError("a secret of the server")))
+        elif self.behaviour == "break":
+            on_event(Token(0, self.tokenizer.encode(self.texts[0])[0]))
             on_event(Failed(EngineError("a secret of the server")))
         elif self.behaviour == "stick":
             on_event(Token(0, self.tokenizer.encode(self.texts[0])[0]))

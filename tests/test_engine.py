@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from promptdial.engine import (
     Token,
 )
 from promptdial.engine.decoder import Decoder, Top
+from promptdial.engine.estimate import Speed
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.errors import (
     BundleError,
@@ -150,6 +152,80 @@ def test_fp32_greedy_tokens_equal_those_of_transformers_on_a_hundred_prompts() -
         )
         wanted = [token for token in out[0, len(prompt) :].tolist() if token != tokenizer.end_id]
         assert tokens == wanted
+
+
+def test_200_random_requests_in_a_changing_batch_of_16_say_what_they_say_alone_and_in_pytorch() -> None:
+    bundle, rng = load_bundle(tiny_bundle("fp32")), np.random.default_rng(3)
+    tokenizer = bundle.tokenizer()
+    forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
+    model = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).eval()
+    requests = [
+        GenerationRequest(
+            prompt * int(rng.integers(1, 3)), max_tokens=int(rng.integers(8, 40)), sampling=GREEDY
+        )
+        for prompt in prompts(bundle, 200)
+    ]
+    batches: list[int] = []
+    decoder = Decoder(bundle.decoder_path, bundle.architecture, threads=1, slots=16)
+    engine = Engine(
+        decoder, tokenizer.end_id, queue_limit=200, on_step=lambda rows, seconds: batches.append(rows)
+    )
+    engine.start()
+    cancelled = set(rng.choice(200, 30, replace=False).tolist())
+
+    def listener(index: int) -> Callable[[Event], None]:
+        """Gives the request up after its first token, if it is one of those that do."""
+        return lambda event: handles[index].cancel() if index in cancelled else None
+
+    handles: list[Generation] = []
+    try:
+        for index, request in enumerate(requests):
+            handles.append(Generation(request))  # until the engine's own one is there
+            handles[index] = engine.submit(request, listener(index))
+        crowd = [None if index in cancelled else handle.result(60) for index, handle in enumerate(handles)]
+        alone = [
+            None if index in cancelled else engine.submit(request).result(60)
+            for index, request in enumerate(requests)
+        ]
+    finally:
+        assert engine.close()
+    assert max(batches) == 16
+    for request, together, single in zip(requests, crowd, alone, strict=True):
+        if together is None or single is None:
+            continue
+        assert together.candidates == single.candidates
+        ids = torch.tensor([request.prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=request.max_tokens,
+            do_sample=False,
+            suppress_tokens=forbidden,
+            pad_token_id=tokenizer.pad_id,
+        )
+        wanted = [token for token in out[0, len(request.prompt) :].tolist() if token != tokenizer.end_id]
+        assert together.candidates[0][0] == wanted
+
+
+def test_memory_is_flat_over_10_000_requests_of_mixed_length(bundle: Bundle) -> None:
+    asked, sizes = prompts(bundle, 50), []
+    with running(bundle, slots=16, queue_limit=100, max_running=16) as engine:
+        for turn in range(200):
+            handles = [
+                engine.submit(
+                    GenerationRequest(prompt, max_tokens=1 + (index + turn) % 3, sampling=WARM, seed=turn)
+                )
+                for index, prompt in enumerate(asked)
+            ]
+            for handle in handles:
+                handle.result(60)
+            sizes.append(resident_bytes())
+    assert max(sizes[40:]) - sizes[39] < 6 << 20
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
 
 
 def test_int8_stays_close_to_fp32(bundle: Bundle) -> None:
@@ -294,28 +370,27 @@ def test_a_cancelled_request_frees_its_rows_and_the_next_one_runs(bundle: Bundle
         )
 
 
-def test_a_deadline_is_kept_in_the_queue(bundle: Bundle) -> None:
+def test_a_deadline_is_kept_in_the_queue_and_in_flight(bundle: Bundle) -> None:
+    """The gate is closed until the deadlines, which both requests would have met easily, have passed."""
     prompt = prompts(bundle, 1)[0]
     with gated(bundle) as (engine, gate):
         gate.open.clear()
-        engine.submit(GenerationRequest(prompt, max_tokens=200))
+        deadline = time.monotonic() + 2
+        running = engine.submit(GenerationRequest(prompt, max_tokens=20, deadline=deadline))
         assert gate.entered.wait(30)
-        late = engine.submit(GenerationRequest(prompt, max_tokens=200, deadline=time.monotonic()))
-        gate.open.set()
-        with pytest.raises(DeadlineExceeded, match="in the queue"):
-            late.result(30)
-
-
-def test_a_deadline_is_kept_in_flight(bundle: Bundle) -> None:
-    with gated(bundle) as (engine, gate):
-        gate.open.clear()
-        late = engine.submit(GenerationRequest(prompts(bundle, 1)[0], max_tokens=200))
-        assert gate.entered.wait(30)
-        # Set only now: a deadline that is some time ahead could pass before the request runs.
-        late.request = replace(late.request, deadline=time.monotonic())
+        queued = engine.submit(GenerationRequest(prompt, max_tokens=20, deadline=deadline))
+        eventually(lambda: time.monotonic() > deadline)
         gate.open.set()
         with pytest.raises(DeadlineExceeded, match="while it was generated"):
-            late.result(30)
+            running.result(30)
+        with pytest.raises(DeadlineExceeded, match="in the queue"):
+            queued.result(30)
+        eventually(lambda: engine.stats.running_sequences == 0)
+
+
+def test_a_request_whose_deadline_has_passed_is_refused(bundle: Bundle, engine: Engine) -> None:
+    with pytest.raises(DeadlineExceeded, match="when it came"):
+        engine.submit(GenerationRequest(prompts(bundle, 1)[0], deadline=time.monotonic()))
 
 
 @pytest.mark.parametrize("queue_limit", [0, 1, 2])
@@ -408,7 +483,7 @@ def test_an_engine_that_recovers_while_it_closes_stays_closed(bundle: Bundle) ->
 
 
 def test_a_closed_scheduler_is_opened_by_nothing() -> None:
-    scheduler = Scheduler(queue_limit=1)
+    scheduler = Scheduler(queue_limit=1, max_running=1, slots=1, speed=Speed(slots=1, chunk=8))
     scheduler.open()
     assert scheduler.is_open
     scheduler.close("closing")

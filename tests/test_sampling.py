@@ -9,16 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptdial.engine.sampling import Sampling, choose, uniform
+from promptdial.engine.sampling import Chooser, Sampling, draw, stream
 from promptdial.engine.threads import available_cpus
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
 IDS = np.array([[11, 22, 33, 44]])
 
 
+def uniform(seed: int, candidate: int, step: int) -> float:
+    return draw(stream(seed, candidate), step)
+
+
 def frequencies(sampling: Sampling, count: int = 4000) -> dict[int, float]:
     draws = [uniform(1, 0, step) for step in range(count)]
-    chosen = choose(np.repeat(LOGITS, count, 0), np.repeat(IDS, count, 0), [sampling] * count, draws)
+    chosen = Chooser([sampling] * count).choose(np.repeat(LOGITS, count, 0), np.repeat(IDS, count, 0), draws)
     return {token: chosen.count(token) / count for token in set(chosen)}
 
 
@@ -48,15 +52,15 @@ def test_no_temperature_means_greedy(temperature: float) -> None:
 
 def test_greedy_and_sampled_rows_share_a_batch() -> None:
     sampling = [Sampling(temperature=0.0), Sampling(temperature=1.0, top_p=1.0)]
-    chosen = choose(np.repeat(LOGITS, 2, 0), np.repeat(IDS, 2, 0), sampling, [0.99, 0.99])
+    chosen = Chooser(sampling).choose(np.repeat(LOGITS, 2, 0), np.repeat(IDS, 2, 0), [0.99, 0.99])
     assert chosen == [11, 44]
 
 
 @given(seed=st.integers(0, 2**63), candidate=st.integers(0, 31), step=st.integers(0, 10_000))
 def test_a_draw_lies_in_0_to_1_and_repeats(seed: int, candidate: int, step: int) -> None:
-    draw = uniform(seed, candidate, step)
-    assert 0.0 <= draw < 1.0
-    assert draw == uniform(seed, candidate, step)
+    number = uniform(seed, candidate, step)
+    assert 0.0 <= number < 1.0
+    assert number == uniform(seed, candidate, step)
 
 
 def test_draws_of_neighbouring_seeds_candidates_and_steps_are_unrelated() -> None:
@@ -70,17 +74,19 @@ def test_draws_of_neighbouring_seeds_candidates_and_steps_are_unrelated() -> Non
 
 @given(
     logits=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=64),
-    draw=st.floats(0, 1, exclude_max=True),
+    number=st.floats(0, 1, exclude_max=True),
     temperature=st.floats(0, 100),
     top_p=st.floats(0.001, 1),
     top_k=st.integers(1, 64),
 )
 def test_whatever_the_numbers_a_listed_token_is_chosen(
-    logits: list[float], draw: float, temperature: float, top_p: float, top_k: int
+    logits: list[float], number: float, temperature: float, top_p: float, top_k: int
 ) -> None:
     row = np.sort(np.array([logits], np.float32), axis=1)[:, ::-1]
     ids = np.arange(len(logits))[None]
-    assert choose(row, ids, [Sampling(temperature, top_p, top_k)], [draw])[0] < min(top_k, len(logits))
+    assert Chooser([Sampling(temperature, top_p, top_k)]).choose(row, ids, [number])[0] < min(
+        top_k, len(logits)
+    )
 
 
 def test_threads_follow_the_cgroup_quota(tmp_path: Path) -> None:

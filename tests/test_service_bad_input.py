@@ -101,7 +101,7 @@ def test_a_wrong_field_is_named_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("stream", True), ("keep", ["SALE"]), ("min_relevance", 0.6), ("min_relevance", 0)]
+    ("field", "value"), [("keep", ["SALE"]), ("min_relevance", 0.6), ("min_relevance", 0)]
 )
 def test_a_field_of_a_later_version_is_refused_by_name(client: httpx.Client, field: str, value: Any) -> None:
     error = rejected_field(client, {field: value}, "not_available_yet")

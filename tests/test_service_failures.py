@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 from fastapi import FastAPI
 
 from promptdial.bundle import Bundle, load_bundle
+from promptdial.engine import Engine
+from promptdial.engine.decoder import Decoder, Top
 from service.app import create_app
 from service.settings import Settings
 from service.wiring import Backend
@@ -140,11 +143,47 @@ def test_an_engine_that_is_not_ready_takes_no_work(served: Served) -> None:
 
 
 def test_an_engine_without_a_heartbeat_is_neither_ready_nor_alive(served: Served) -> None:
-    served.engine.silent_since = served.engine.heartbeat - 31
+    served.engine.silent_since = served.engine.heartbeat - 11
     for path in ("/livez", "/readyz"):
         response = served.client.get(path)
         assert response.status_code == 503
         assert re.search(r"silent for \d+ s", response.json()["reason"])
+
+
+class Hanging(Decoder):
+    """The real decoder, whose steps hang while a test wants it."""
+
+    may_step = threading.Event()
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top:
+        """As the decoder."""
+        assert self.may_step.wait(WAIT_S)
+        return super().decode(tokens, lengths)
+
+
+def test_a_hung_step_turns_liveness_red_and_a_busy_engine_does_not(tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    decoder = Hanging(bundle.decoder_path, bundle.architecture, threads=1, slots=16)
+    decoder.may_step.set()
+    engine = Engine(decoder, bundle.tokenizer().end_id)
+    settings = Settings(bundle=tiny_bundle, stall_limit_ms=400)
+    work = GOOD | {"n": 16, "max_tokens": 120, "temperature": 2}
+    with (
+        live(create_app(settings, Backend(bundle, engine, bundle.scorer()))) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        busy = pool.submit(client.post, "/generate", json=work)
+        while not busy.done():
+            assert client.get("/livez").status_code == 200
+        assert busy.result().status_code == 200
+        decoder.may_step.clear()
+        hung = pool.submit(client.post, "/generate", json=work)
+        while client.get("/livez").status_code == 200:
+            assert not hung.done()
+        assert client.get("/readyz").status_code == 503
+        decoder.may_step.set()
+        assert hung.result().status_code == 200
+        assert client.get("/livez").status_code == 200
 
 
 def test_a_draining_server_is_red_and_takes_no_new_work_but_ends_what_it_has(served: Served) -> None:

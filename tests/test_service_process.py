@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -12,9 +13,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.health import Health
-from service.server import Server
+from service.server import SAME_WISH_S, Server
 from tests.service_live import WAIT_S, http_post
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +109,15 @@ def running(**variables: str) -> Iterator[Running]:
         service.exit_code()
 
 
+@dataclass
+class Seen:
+    """What the clients of one service saw."""
+
+    answered: list[str] = field(default_factory=list)  # request ids
+    refused: list[str] = field(default_factory=list)  # codes
+    many: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+
 def entries(log: str) -> list[dict[str, Any]]:
     """The log's lines, each of which must be JSON."""
     return [json.loads(line) for line in log.splitlines()]
@@ -155,6 +167,115 @@ def test_a_request_in_flight_is_answered_before_the_process_ends(tiny_bundle: Pa
         assert service.exit_code() == 0
 
 
+def client_until_refused(address: str, place: int, streamed: bool, seen: Seen) -> None:
+    """Ask again and again; note whole answers, and stop at the first refusal."""
+    body = {
+        "task": "expand",
+        "input": "a fox",
+        "n": 2,
+        "max_tokens": 60,
+        "temperature": 2,
+        "stream": streamed,
+    }
+    for turn in itertools.count():
+        try:
+            answer = httpx.post(f"{address}/generate", json=body | {"seed": place + turn}, timeout=WAIT_S)
+        except httpx.TransportError:  # the listener has closed; that nothing was lost, the log tells
+            return
+        if answer.status_code == 503:
+            seen.refused.append(answer.json()["code"])
+            return
+        assert answer.status_code == 200, answer.text
+        assert "event: done" in answer.text if streamed else len(answer.json()["candidates"]) == 2
+        seen.answered.append(answer.headers["x-request-id"])
+        seen.many.release()
+
+
+def test_a_sigterm_under_16_clients_loses_no_admitted_request(tiny_bundle: Path) -> None:
+    seen = Seen()
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as service, ThreadPoolExecutor(16) as pool:
+        address = service.address()
+        clients = [
+            pool.submit(client_until_refused, address, place, place % 2 == 0, seen) for place in range(16)
+        ]
+        for _ in range(32):
+            assert seen.many.acquire(timeout=WAIT_S)
+        service.signal(signal.SIGTERM)
+        for client in clients:
+            client.result(WAIT_S)
+        assert service.exit_code() == 0
+    log = entries("".join(service.log))
+    generated = [entry for entry in log if entry.get("path") == "/generate"]
+    assert sorted(entry["request_id"] for entry in generated if entry["status"] == 200) == sorted(
+        seen.answered
+    )
+    assert {entry["status"] for entry in generated} <= {200, 503}
+    assert set(seen.refused) <= {"unavailable"}
+    assert "Traceback" not in "".join(service.log)
+
+
+def test_new_requests_are_refused_while_admitted_ones_end(tiny_bundle: Path) -> None:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle)) as service:
+        url = httpx.URL(service.address())
+        with busy(url, 8) as connections:
+            service.signal(signal.SIGTERM)
+            while httpx.get(url.join("/readyz")).status_code == 200:  # the signal is on its way
+                pass
+            refused = httpx.post(url.join("/generate"), json={"task": "expand", "input": "a fox"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            statuses = [read_all(connection).split()[1] for connection in connections]
+        assert statuses.count(b"200") >= 4
+        assert set(statuses) <= {b"200", b"503"}
+        assert service.exit_code() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_2_s_later_ends_at_once(tiny_bundle: Path, second: signal.Signals) -> None:
+    with running(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_DRAIN_DELAY_MS="3600000") as service:
+        url = httpx.URL(service.address())
+        with busy(url, 60) as connections:
+            service.signal(signal.SIGTERM)
+            time.sleep(SAME_WISH_S + 0.1)  # what is tested is a time
+            service.signal(second)
+            assert service.exit_code() == 0
+            ends = [read_all(connection) for connection in connections]
+    assert any(b'"code":"unavailable"' in end for end in ends)
+    assert "Traceback" not in "".join(service.log)
+    entries("".join(service.log))
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the server closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@contextmanager
+def busy(url: httpx.URL, requests: int) -> Iterator[list[socket.socket]]:
+    """Connections whose requests keep the engine busy for seconds, whole and streamed."""
+    work = {
+        "task": "expand",
+        "input": "a fox",
+        "n": 16,
+        "max_tokens": 120,
+        "temperature": 2,
+        "timeout_ms": 120_000,
+    }
+    with ExitStack() as stack:
+        connections = []
+        for place in range(requests):
+            connection = stack.enter_context(socket.create_connection((url.host, url.port or 80), START_S))
+            connection.sendall(http_post(work | {"stream": place % 2 == 0}))
+            connections.append(connection)
+        waiting = re.compile(r"^promptdial_waiting_requests ([\d.]+)", re.MULTILINE)
+        running = re.compile(r"^promptdial_running_sequences ([\d.]+)", re.MULTILINE)
+        while True:  # until enough of them are in the engine
+            page = httpx.get(url.join("/metrics")).text
+            if float(waiting.findall(page)[0]) + float(running.findall(page)[0]) / 16 >= requests / 2:
+                break
+        yield connections
+
+
 def test_readiness_is_red_before_the_listener_closes(tiny_bundle: Path) -> None:
     with running(PROMPTDIAL_BUNDLE=str(tiny_bundle), PROMPTDIAL_DRAIN_DELAY_MS="3600000") as service:
         address = service.address()
@@ -169,7 +290,7 @@ def test_readiness_is_red_before_the_listener_closes(tiny_bundle: Path) -> None:
 
 
 def test_the_drain_delay_ends_when_the_exit_is_forced() -> None:
-    server = Server(uvicorn.Config(FastAPI()), Health(), drain_delay_s=3600)
+    server = Server(uvicorn.Config(FastAPI()), Health(), drain_delay_s=3600, shutdown_timeout_s=3600)
     server.force_exit = True
     asyncio.run(asyncio.wait_for(server.linger(), WAIT_S))
 

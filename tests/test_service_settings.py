@@ -44,6 +44,13 @@ def test_a_default_timeout_past_the_longest_one_is_refused(monkeypatch: pytest.M
     )
 
 
+def test_more_candidates_than_can_be_decoded_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTDIAL_SLOTS", "8")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert describe_invalid(caught.value) == "PROMPTDIAL_MAX_N is 16, more than PROMPTDIAL_SLOTS, 8"
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     unset = Settings()
     for name in ("BUNDLE", "PORT", "THREADS"):

@@ -4,9 +4,11 @@
     engine.start()
     result = engine.submit(GenerationRequest(prompt, n=4, seed=7)).result()
 
-A step prefills one admitted request, whose ``n`` candidates share the prefill (the row is copied), or
-decodes one token for every running candidate. Rows 0..n-1 of the cache are the running candidates; the last
-one moves into the place of one that ends.
+A step reads a piece of a prompt, if one waits and has room, and then decodes one token for every running candidate. So
+a running candidate never waits for more than one piece of anybody's prompt, or for as many small ones as keep the
+pause within ``PAUSE`` times the step that the batch is growing to. The ``n`` candidates of a request share the
+prefill: its row is copied. Rows 0..n-1 of the cache are the running candidates; the last one moves into the place of
+one that ends. A prompt of several pieces is read in the decoder's staging row and copied when it is complete.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 
 from promptdial.bundle import Bundle
 from promptdial.engine.decoder import Decoder, Top
+from promptdial.engine.estimate import Speed
 from promptdial.engine.request import (
     Candidate,
     Done,
@@ -34,9 +37,8 @@ from promptdial.engine.request import (
     GenerationRequest,
     Status,
     Timing,
-    Token,
 )
-from promptdial.engine.sampling import MAX_TOP_K, choose, uniform
+from promptdial.engine.sampling import MAX_TOP_K, Chooser, draw
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.threads import available_cpus
 from promptdial.errors import EngineError, InputTooLong, InvalidRequest, Unavailable
@@ -44,6 +46,9 @@ from promptdial.errors import EngineError, InputTooLong, InvalidRequest, Unavail
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.1  # the idle loop turns this often, for the heartbeat
+PAUSE = (
+    2.0  # prompts are read between two decode steps for at most this many times a step of the batch to come
+)
 
 
 class Steps(Protocol):
@@ -52,6 +57,8 @@ class Steps(Protocol):
     slots: int
     capacity: int
     vocabulary: int
+    chunk: int
+    staging: int
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top: ...
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top: ...
@@ -65,6 +72,7 @@ class Stats:
     waiting_requests: int
     running_requests: int
     running_sequences: int
+    slots: int
     prompt_tokens: int
     generated_tokens: int
     steps: int
@@ -74,14 +82,31 @@ class Stats:
 class Engine:
     """Takes requests of token ids from any thread and gives their events to the callers' listeners."""
 
-    def __init__(self, decoder: Steps, end_id: int, *, queue_limit: int = 64, max_running: int = 1) -> None:
+    def __init__(
+        self,
+        decoder: Steps,
+        end_id: int,
+        *,
+        queue_limit: int = 64,
+        max_running: int | None = None,
+        on_step: Callable[[int, float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick."""
         self._decoder = decoder
         self._end_id = end_id
-        self._scheduler = Scheduler(queue_limit, max_running)
+        self._on_step = on_step
+        self._clock = clock
+        self._speed = Speed(decoder.slots, decoder.chunk)
+        most = decoder.slots if max_running is None else max_running
+        self._scheduler = Scheduler(queue_limit, most, decoder.slots, self._speed, clock)
         self._rows: list[Candidate] = []  # index = row of the cache
+        self._chooser: Chooser | None = None  # of the rows as they are; None after a change
+        self._freed = False  # whether a row's candidate is over
+        self._reading: Generation | None = None  # its prompt is partly in the cache
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._heartbeat = time.monotonic()
+        self._heartbeat = clock()
         self._prompt_tokens = self._generated_tokens = self._steps = self._failed_steps = 0
 
     @classmethod
@@ -93,16 +118,26 @@ class Engine:
         device: str = "cpu",
         slots: int = 16,
         queue_limit: int = 64,
-        max_running: int = 1,
+        max_running: int | None = None,
+        capacity: int | None = None,
+        on_step: Callable[[int, float], None] | None = None,
     ) -> Engine:
         """An engine over a bundle's decoder. Raises BundleError or DeviceError.
 
-        ``threads`` defaults to what the process may use; ``slots`` is the most candidates that run at once.
+        ``threads`` defaults to what the process may use; ``slots`` is the most candidates that run at once, and
+        ``max_running`` the most requests (as many as slots, if not given); ``capacity`` is the most tokens of a
+        candidate, prompt included (by default what the model can take).
         """
-        count = threads or available_cpus()
-        decoder = Decoder(bundle.decoder_path, bundle.architecture, threads=count, slots=slots, device=device)
+        decoder = Decoder(
+            bundle.decoder_path,
+            bundle.architecture,
+            threads=threads or available_cpus(),
+            slots=slots,
+            device=device,
+            capacity=capacity,
+        )
         end_id = bundle.tokenizer().end_id
-        return cls(decoder, end_id, queue_limit=queue_limit, max_running=max_running)
+        return cls(decoder, end_id, queue_limit=queue_limit, max_running=max_running, on_step=on_step)
 
     @property
     def heartbeat(self) -> float:
@@ -126,17 +161,20 @@ class Engine:
             waiting_requests=self._scheduler.waiting,
             running_requests=len(self._scheduler.running),
             running_sequences=len(self._rows),
+            slots=self.slots,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             steps=self._steps,
             failed_steps=self._failed_steps,
         )
 
-    def start(self) -> None:
-        """Warm every shape up, then take requests."""
+    def start(self, *, background: bool = True) -> None:
+        """Warm every shape up, then take requests. Not in the background: the caller runs each ``step``."""
         self._warm()
-        self._thread = threading.Thread(target=self._run, name="promptdial-engine", daemon=True)
-        self._thread.start()
+        self._warm(measure=True)
+        if background:
+            self._thread = threading.Thread(target=self._run, name="promptdial-engine", daemon=True)
+            self._thread.start()
         self._scheduler.open()
 
     def close(self, drain_s: float = 0.0, join_s: float = 5.0) -> bool:
@@ -157,7 +195,7 @@ class Engine:
     def submit(
         self, request: GenerationRequest, on_event: Callable[[Event], None] | None = None
     ) -> Generation:
-        """Queue a request. Raises InvalidRequest, InputTooLong, Overloaded or Unavailable."""
+        """Queue a request. Raises InvalidRequest, InputTooLong, DeadlineExceeded, Overloaded or Unavailable."""
         self._check(request)
         generation = Generation(request, on_event)
         self._scheduler.submit(generation)
@@ -183,78 +221,135 @@ class Engine:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._heartbeat = time.monotonic()
+            self._heartbeat = self._clock()
             if not self._scheduler.wait(IDLE_S):
                 continue
             try:
-                self._step()
+                self.step()
             except Exception as error:
                 self._failed_steps += 1
                 log.exception("an engine step failed")
                 self._recover(error)
         self._rows.clear()
+        self._reading = None
         for generation in self._scheduler.take_all():
             generation.deliver(
                 Failed(Unavailable("the engine was closed before the request was done", RETRY_S))
             )
 
-    def _step(self) -> None:
-        for generation, error in self._scheduler.drop():
-            generation.deliver(Failed(error))
-        self._release_rows()
-        admitted = self._scheduler.admit(self.slots - len(self._rows))
-        if admitted is not None:
-            self._prefill(admitted)
-        elif self._rows:
+    def step(self) -> None:
+        """One turn of the loop: drop what is over, read a piece of a prompt, decode a token for each row."""
+        begun = self._clock()
+        self._drop()
+        self._prefill(begun)
+        if self._rows:
             self._decode()
-        self._release_rows()
+            self._speed.turned(self._clock() - begun)
+        if self._freed:
+            self._release_rows()
         self._steps += 1
 
-    def _prefill(self, generation: Generation) -> None:
-        generation.started = time.monotonic()
-        prompt, n = list(generation.request.prompt), generation.request.n
-        first = len(self._rows)
-        top = self._decoder.prefill(first, prompt)
-        self._prompt_tokens += len(prompt)
+    def _drop(self) -> None:
+        for generation, error in self._scheduler.drop():
+            generation.deliver(Failed(error))
+            self._freed = True
+            if generation is self._reading:
+                self._reading = None
+        if self._freed:
+            self._release_rows()
+
+    def _prefill(self, begun: float) -> None:
+        """Read a piece, and more as long as the rows' pause since ``begun`` stays short."""
+        while self._reading is not None or self._admit():
+            self._read()
+            if self._freed:
+                self._release_rows()
+            if not self._rows or not self._scheduler.waiting:
+                return
+            heading_for = min(self.slots, len(self._rows) + self._scheduler.waiting_rows)
+            longest = PAUSE * self._speed.step_s(heading_for)
+            pause = self._clock() - begun + self._speed.piece_s(self._decoder.chunk)
+            if pause + self._speed.step_s(len(self._rows)) > longest:
+                return
+
+    def _admit(self) -> bool:
+        self._reading = self._scheduler.admit(self.slots - len(self._rows))
+        if self._reading is None:
+            return False
+        self._reading.started = self._clock()
+        return True
+
+    def _read(self) -> None:
+        """Prefill the next piece of the prompt in progress; after the last one its candidates run."""
+        generation, decoder = self._reading, self._decoder
+        assert generation is not None
+        prompt = generation.request.prompt
+        piece = prompt[generation.read : generation.read + decoder.chunk]
+        row = len(self._rows) if len(prompt) <= decoder.chunk else decoder.staging
+        begun = self._clock()
+        top = decoder.prefill(row, piece, generation.read)
+        self._speed.read(len(piece), self._clock() - begun)
+        generation.read += len(piece)
+        self._prompt_tokens += len(piece)
+        if generation.read == len(prompt):
+            self._reading = None
+            self._join(generation, row, top)
+
+    def _join(self, generation: Generation, row: int, top: Top) -> None:
+        """Choose the first tokens and let the candidates run that go on."""
+        n = generation.request.n
         shared = Top(np.repeat(top.logits, n, axis=0), np.repeat(top.ids, n, axis=0))
-        generation.prefilled = time.monotonic()
-        self._deliver(generation.candidates, shared)
-        alive = [candidate for candidate in generation.candidates if candidate.reason is None]
-        for row in range(first + 1, first + len(alive)):
-            self._decoder.copy_row(first, row, len(prompt))
-        self._rows.extend(alive)
+        generation.prefilled = self._clock()
+        chooser = Chooser([generation.request.sampling] * n)
+        self._deliver(generation.candidates, chooser, shared)
+        for candidate in generation.candidates:
+            if candidate.reason is None:
+                target = len(self._rows)
+                if target != row:
+                    self._decoder.copy_row(row, target, generation.read)
+                self._rows.append(candidate)
+        self._chooser = None
 
     def _decode(self) -> None:
-        tokens = [candidate.tokens[-1] for candidate in self._rows]
-        lengths = [candidate.cached for candidate in self._rows]
-        self._deliver(self._rows, self._decoder.decode(tokens, lengths))
+        rows = self._rows
+        begun = self._clock()
+        if self._chooser is None:
+            self._chooser = Chooser([candidate.generation.request.sampling for candidate in rows])
+        tokens = [candidate.tokens[-1] for candidate in rows]
+        lengths = [candidate.cached for candidate in rows]
+        self._deliver(rows, self._chooser, self._decoder.decode(tokens, lengths))
+        seconds = self._clock() - begun
+        self._speed.decoded(len(rows), seconds)
+        if self._on_step is not None:
+            self._on_step(len(rows), seconds)
 
-    def _deliver(self, candidates: list[Candidate], top: Top) -> None:
+    def _deliver(self, candidates: list[Candidate], chooser: Chooser, top: Top) -> None:
         """Choose and hand out one token for each candidate; ``top`` has their rows in the same order."""
-        requests = [candidate.generation.request for candidate in candidates]
-        draws = [
-            uniform(request.seed, candidate.index, len(candidate.tokens))
-            for request, candidate in zip(requests, candidates, strict=True)
-        ]
-        chosen = choose(top.logits, top.ids, [request.sampling for request in requests], draws)
+        draws: list[float] = []
+        if not chooser.greedy:
+            draws = [draw(candidate.stream, len(candidate.tokens)) for candidate in candidates]
+        chosen = chooser.choose(top.logits, top.ids, draws)
+        end_id, capacity = self._end_id, self._decoder.capacity
         for candidate, token in zip(candidates, chosen, strict=True):
-            if token == self._end_id:
+            if token == end_id:
                 self._finish(candidate, "stop")
                 continue
             candidate.tokens.append(token)
+            candidate.cached += 1
             self._generated_tokens += 1
-            candidate.generation.deliver(Token(candidate.index, token))
-            full = candidate.cached >= self._decoder.capacity
-            if full or len(candidate.tokens) >= candidate.generation.request.max_tokens:
+            generation = candidate.generation
+            generation.deliver_token(candidate.index, token)
+            if candidate.cached >= capacity or len(candidate.tokens) >= generation.request.max_tokens:
                 self._finish(candidate, "length")
 
     def _finish(self, candidate: Candidate, reason: FinishReason) -> None:
         generation = candidate.generation
         candidate.reason = reason
+        self._freed = True
         generation.deliver(Finished(candidate.index, reason))
         if all(other.reason is not None for other in generation.candidates):
             self._scheduler.finished(generation)
-            now = time.monotonic()
+            now = self._clock()
             waited, read = (
                 generation.started - generation.submitted,
                 generation.prefilled - generation.started,
@@ -263,6 +358,8 @@ class Engine:
 
     def _release_rows(self) -> None:
         """Give back rows of candidates that are over; the last row takes the free place."""
+        self._freed = False
+        self._chooser = None
         for row in reversed(range(len(self._rows))):
             candidate = self._rows[row]
             if candidate.reason is None and candidate.generation.status is not Status.OVER:
@@ -275,6 +372,7 @@ class Engine:
     def _recover(self, cause: Exception) -> None:
         """After a failed step: fail what was running, and take no requests until a probe succeeds."""
         self._rows.clear()
+        self._reading = self._chooser = None
         self._scheduler.refuse("the engine failed and is recovering")
         for generation in self._scheduler.take_running():
             # An error each: callers raise them in their own threads.
@@ -282,7 +380,7 @@ class Engine:
             failure.__cause__ = cause
             generation.deliver(Failed(failure))
         while not self._closing.is_set():
-            self._heartbeat = time.monotonic()
+            self._heartbeat = self._clock()
             try:
                 self._warm()
             except Exception:
@@ -294,8 +392,17 @@ class Engine:
                 self._scheduler.open()
                 return
 
-    def _warm(self) -> None:
-        """Run each shape once; also the probe after a failure."""
-        self._decoder.prefill(0, [self._end_id] * min(32, self._decoder.capacity - 1))
-        for rows in range(1, self._decoder.slots + 1):
-            self._decoder.decode([self._end_id] * rows, [1] * rows)
+    def _warm(self, *, measure: bool = False) -> None:
+        """Run each shape once, and tell the predictions how long it took; also the probe after a failure."""
+        decoder, longest = self._decoder, min(self._decoder.chunk, self._decoder.capacity - 1)
+        sizes = sorted({min(1 << power, longest) for power in range(longest.bit_length() + 1)})
+        for size in sizes:
+            begun = self._clock()
+            decoder.prefill(decoder.staging if size == longest else 0, [self._end_id] * size)
+            if measure:
+                self._speed.read(size, self._clock() - begun)
+        for rows in range(1, decoder.slots + 1):
+            begun = self._clock()
+            decoder.decode([self._end_id] * rows, [1] * rows)
+            if measure:
+                self._speed.decoded(rows, self._clock() - begun)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from promptdial.engine.sampling import Sampling
+from promptdial.engine.sampling import Sampling, stream
 from promptdial.errors import PromptdialError
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,11 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """``n`` continuations of ``prompt`` (token ids). ``deadline`` is in seconds of ``time.monotonic()``."""
+    """``n`` continuations of ``prompt`` (token ids). ``deadline`` is in seconds of ``time.monotonic()``.
+
+    ``expected_tokens`` is how long a candidate will probably be, for predictions only; without it the engine
+    goes by ``max_tokens`` and by how much of it other requests used.
+    """
 
     prompt: tuple[int, ...]
     n: int = 1
@@ -28,6 +32,7 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     deadline: float | None = None
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +96,16 @@ class Status(enum.Enum):
 class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
+    __slots__ = ("cached", "generation", "index", "reason", "stream", "tokens")
+
     def __init__(self, generation: Generation, index: int) -> None:
         self.generation, self.index = generation, index
+        self.stream = stream(generation.request.seed, index)
         self.tokens: list[int] = []
+        self.cached = (
+            len(generation.request.prompt) - 1
+        )  # all tokens but the newest, which the next step reads
         self.reason: FinishReason | None = None
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the cache: all but the newest, which the next step reads."""
-        return len(self.generation.request.prompt) + len(self.tokens) - 1
 
 
 class Generation:
@@ -111,8 +117,10 @@ class Generation:
         self.request = request
         self.status = Status.WAITING
         self.candidates = [Candidate(self, index) for index in range(request.n)]
+        self.read = 0  # tokens of the prompt in the cache
         self.submitted = time.monotonic()
         self.started = self.prefilled = self.submitted
+        self.on_cancel: Callable[[], None] | None = None  # set by the scheduler
         self._on_event = on_event
         self._over = threading.Event()
         self._cancelled = False
@@ -122,6 +130,8 @@ class Generation:
     def cancel(self) -> None:
         """Give the request up; from any thread, at any time. Its rows are free at the next step."""
         self._cancelled = True
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     @property
     def cancelled(self) -> bool:
@@ -146,11 +156,19 @@ class Generation:
             self.status = Status.OVER
             self._timing = event.timing if isinstance(event, Done) else None
             self._error = event.error if isinstance(event, Failed) else None
+        self._tell(event)
+        if self.status is Status.OVER:
+            self._over.set()
+
+    def deliver_token(self, candidate: int, token_id: int) -> None:
+        """``deliver`` of a ``Token``, which every row does in every step."""
+        if self._on_event is not None and self.status is not Status.OVER:
+            self._tell(Token(candidate, token_id))
+
+    def _tell(self, event: Event) -> None:
         try:
             if self._on_event is not None:
                 self._on_event(event)
         except Exception:
             log.exception("a listener failed; its request is cancelled")
-            self._cancelled = True
-        if self.status is Status.OVER:
-            self._over.set()
+            self.cancel()

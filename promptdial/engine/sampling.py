@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MASK = (1 << 64) - 1
+STRIDE = 0x9E3779B97F4A7C15
 MAX_TOP_K = 64  # what the decoder's graph gives
 COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 
@@ -26,12 +27,14 @@ class Sampling:
     top_k: int = 40
 
 
-def uniform(seed: int, candidate: int, step: int) -> float:
-    """A number in [0, 1) with 53 random bits (SplitMix64, chained over the three arguments)."""
-    state = 0
-    for part in (seed, candidate, step):
-        state = _mix((state + (part & MASK) + 0x9E3779B97F4A7C15) & MASK)
-    return (state >> 11) / (1 << 53)
+def stream(seed: int, candidate: int) -> int:
+    """The part of a draw's hash that stays the same for all steps of a candidate."""
+    return _mix((_mix(((seed & MASK) + STRIDE) & MASK) + (candidate & MASK) + STRIDE) & MASK)
+
+
+def draw(stream: int, step: int) -> float:
+    """A number in [0, 1) with 53 random bits (SplitMix64, chained over seed, candidate and step)."""
+    return (_mix((stream + step + STRIDE) & MASK) >> 11) / (1 << 53)
 
 
 def _mix(value: int) -> int:
@@ -40,20 +43,35 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def choose(
-    logits: NDArray[np.float32], ids: NDArray[np.int64], sampling: Sequence[Sampling], draws: Sequence[float]
-) -> list[int]:
-    """One token id for each row; ``logits`` and ``ids`` are (rows, top), in falling order of the logit."""
-    if all(row.temperature == 0.0 for row in sampling):
-        return [int(token) for token in ids[:, 0]]
-    temperature = np.array([[max(row.temperature, COLDEST)] for row in sampling])
-    top_k = np.array([[1 if row.temperature == 0.0 else row.top_k] for row in sampling])
-    top_p = np.array([[row.top_p] for row in sampling])
-    scaled = (logits.astype(np.float64) - logits[:, :1]) / temperature
-    weights = np.exp(scaled) * (np.arange(logits.shape[1]) < top_k)  # (rows, top)
-    below = np.cumsum(weights, axis=1) - weights  # what the likelier tokens hold
-    weights *= below < top_p * weights.sum(axis=1, keepdims=True)
-    reached = np.cumsum(weights, axis=1)
-    target = np.array(draws)[:, None] * reached[:, -1:]
-    places = np.minimum((reached <= target).sum(axis=1), np.count_nonzero(weights, axis=1) - 1)
-    return [int(row[place]) for row, place in zip(ids, places, strict=True)]
+class Chooser:
+    """Chooses for rows with the given settings; made once for a batch and used until its rows change."""
+
+    def __init__(self, sampling: Sequence[Sampling]) -> None:
+        self.greedy = all(row.temperature == 0.0 for row in sampling)
+        self._sharpness = np.array([[1 / max(row.temperature, COLDEST)] for row in sampling])  # (rows, 1)
+        self._top_p = np.array([[row.top_p] for row in sampling])
+        self._top_k = np.array([[1 if row.temperature == 0.0 else row.top_k] for row in sampling])
+        self._rows = np.arange(len(sampling))
+        self._allowed: NDArray[np.float64] | None = None  # (rows, top), 0 past each row's top_k
+
+    def choose(
+        self, logits: NDArray[np.float32], ids: NDArray[np.int64], draws: Sequence[float]
+    ) -> list[int]:
+        """One token id for each row; ``logits`` and ``ids`` are (rows, top), in falling order of the logit.
+
+        ``draws`` has a number in [0, 1) for each row, and isn't looked at where all rows are greedy.
+        """
+        if self.greedy:
+            return list(ids[:, 0].tolist())
+        if self._allowed is None:
+            self._allowed = (np.arange(logits.shape[1]) < self._top_k).astype(np.float64)
+        weights = np.subtract(logits, logits[:, :1], dtype=np.float64)  # (rows, top)
+        weights *= self._sharpness
+        np.exp(weights, out=weights)
+        weights *= self._allowed
+        reached = weights.cumsum(axis=1)
+        # A token is kept while the likelier ones hold less than top_p; so the kept ones come first.
+        last = (reached[:, :-1] < self._top_p * reached[:, -1:]).sum(axis=1)
+        target = (reached[self._rows, last] * draws)[:, None]
+        places = np.minimum((reached <= target).sum(axis=1), last)
+        return list(ids[self._rows, places].tolist())

@@ -1,21 +1,37 @@
-"""Who runs next: policy only, no arrays and no ONNX.
+"""Who runs next, and who is let in: policy only, no arrays and no ONNX.
 
-First come, first served, ``max_running`` requests at a time, a bounded queue. A place in the queue is taken
-under one lock, so that two callers can't both have the last one. Requests that were cancelled or whose
-deadline passed are dropped at the next step, in the queue as well as in flight.
+Order: earliest deadline first, where a request counts as due ``AGEING_S`` after it came at the latest, also one
+without a deadline. So nothing that comes more than ``AGEING_S`` later can overtake it, and neither short nor long
+ones wait for ever. The first in order waits until it fits, with all of its candidates, and the others wait behind
+it, so that single ones can't keep a request for many candidates out.
+
+Admission: a place in the queue is taken under one lock, so that two callers can't both have the last one. A request
+that is predicted to miss its deadline, given what runs and what comes before it, is refused at once, with the time
+after which it would be taken. Requests that were cancelled or whose deadline passed are dropped at the next step, in
+the queue as well as in flight.
 """
 
 from __future__ import annotations
 
+import bisect
+import math
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
+from itertools import count
 
+from promptdial.engine.estimate import Forecast, Speed, Work
 from promptdial.engine.request import Generation, Status
 from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded, PromptdialError, Unavailable
 
 RETRY_S = 1.0  # when to come back to an engine that takes no requests
-SMOOTHING = 0.2  # weight of the newest request in the running mean of service times
+AGEING_S = 5.0
+DOUBT = 1.5  # an idle engine refuses only what is predicted to take this many times the time it has
+OVERDUE = 0.1  # what is left, as a share of the expected length, of a candidate that has passed it
+FIRST = 0.8  # the first of several uncertain ends comes about that much sooner than the soonest expected one
+ATTEMPTS = 6  # at finding out when to come back
+
+Entry = tuple[float, int, Generation]  # when it is due, a number that tells equals apart, the request
 
 
 class Scheduler:
@@ -24,19 +40,35 @@ class Scheduler:
     ``queue_limit`` requests may wait besides the ``max_running`` that run, so 0 takes what can run at once.
     """
 
-    def __init__(self, queue_limit: int, max_running: int = 1) -> None:
-        self.queue_limit, self.max_running = queue_limit, max_running
+    def __init__(
+        self,
+        queue_limit: int,
+        max_running: int,
+        slots: int,
+        speed: Speed,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.queue_limit, self.max_running, self.slots = queue_limit, max_running, slots
+        self.speed, self.clock = speed, clock
         self.running: list[Generation] = []
-        self._waiting: deque[Generation] = deque()
+        self._waiting: list[Entry] = []  # in order
+        self._numbers = count()
         self._changed = threading.Condition()
         self._refusal: str | None = "the engine is not started"
         self._closed = False
-        self._service_s = 0.2  # running mean of a request's time in the engine
+        self._cancelled = False  # whether some request was, since the last drop
+        self._next_deadline = math.inf
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._waiting)
+
+    @property
+    def waiting_rows(self) -> int:
+        """Candidates of the requests in the queue."""
+        with self._changed:
+            return sum(generation.request.n for _, _, generation in self._waiting)
 
     def open(self) -> None:
         """Take requests from now on; without effect after ``close``."""
@@ -63,42 +95,54 @@ class Scheduler:
         return self._refusal is None
 
     def submit(self, generation: Generation) -> None:
-        """Queue a request. Raises Unavailable or Overloaded, which says when to come back."""
+        """Queue a request. Raises Unavailable, DeadlineExceeded, or Overloaded, which says when to come back."""
         with self._changed:
             if self._refusal is not None:
                 raise Unavailable(self._refusal, retry_after_s=RETRY_S)
-            # Running ones count too: a request waits for an instant even where it can run at once.
-            admitted = len(self._waiting) + len(self.running)
-            if admitted >= self.queue_limit + self.max_running:
-                retry_after_s = self._service_s * (len(self._waiting) + 1) / self.max_running
-                raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
-            self._waiting.append(generation)
+            now = generation.submitted = self.clock()
+            deadline = generation.request.deadline
+            if deadline is not None and now >= deadline:
+                raise DeadlineExceeded("the request's deadline had passed when it came")
+            self._check_room(generation, now)
+            generation.on_cancel = self._note_cancelled
+            bisect.insort(self._waiting, (self._due(generation, now), next(self._numbers), generation))
+            if deadline is not None:
+                self._next_deadline = min(self._next_deadline, deadline)
             self._changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
         """Sleep until there is something to do; False when the timeout passed without."""
+        if self.running or self._waiting:
+            return True
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._waiting or self.running), timeout)
 
     def drop(self) -> list[tuple[Generation, PromptdialError]]:
         """Take out the requests that nobody waits for any more, with the reason for each."""
-        now = time.monotonic()
+        now = self.clock()
+        if not self._cancelled and now < self._next_deadline:
+            return []
         with self._changed:
-            everything = (*self.running, *self._waiting)
+            self._cancelled = False
+            everything = (*self.running, *(generation for _, _, generation in self._waiting))
             dropped = [(each, why) for each in everything if (why := _why_dropped(each, now)) is not None]
             gone = {id(generation) for generation, _ in dropped}
-            self.running = [generation for generation in self.running if id(generation) not in gone]
-            self._waiting = deque(generation for generation in self._waiting if id(generation) not in gone)
+            kept = [generation for generation in everything if id(generation) not in gone]
+            self.running = [generation for generation in kept if generation.status is Status.RUNNING]
+            self._waiting = [entry for entry in self._waiting if id(entry[2]) not in gone]
+            self._next_deadline = min((_deadline(generation) for generation in kept), default=math.inf)
             return dropped
 
     def admit(self, free_rows: int) -> Generation | None:
-        """The request to prefill in this step, if there is one that may run and that fits."""
+        """The request to prefill next: the first in order, if it may run and fits."""
+        if not self._waiting:
+            return None
         with self._changed:
             if not self._waiting or len(self.running) >= self.max_running:
                 return None
-            if self._waiting[0].request.n > free_rows:
+            if self._waiting[0][2].request.n > free_rows:
                 return None
-            generation = self._waiting.popleft()
+            generation = self._waiting.pop(0)[2]
             generation.status = Status.RUNNING
             self.running.append(generation)
             return generation
@@ -107,13 +151,14 @@ class Scheduler:
         """A running request is over."""
         with self._changed:
             self.running.remove(generation)
-            spent = time.monotonic() - generation.started
-            self._service_s += SMOOTHING * (spent - self._service_s)
+            if generation.request.expected_tokens is None:
+                for candidate in generation.candidates:
+                    self.speed.ended(len(candidate.tokens), generation.request.max_tokens)
 
     def take_all(self) -> list[Generation]:
         """Empty the queue and the running list, for a shutdown or after a failed step."""
         with self._changed:
-            everything = [*self.running, *self._waiting]
+            everything = [*self.running, *(generation for _, _, generation in self._waiting)]
             self.running = []
             self._waiting.clear()
             return everything
@@ -124,12 +169,105 @@ class Scheduler:
             running, self.running = self.running, []
             return running
 
+    def _note_cancelled(self) -> None:
+        self._cancelled = True
+
+    @staticmethod
+    def _due(generation: Generation, now: float) -> float:
+        return min(_deadline(generation), now + AGEING_S)
+
+    def _check_room(self, generation: Generation, now: float) -> None:
+        """Raise Overloaded if there is no place, or if the deadline would be missed."""
+        # Running ones count too: a request waits for an instant even where it can run at once.
+        admitted = len(self._waiting) + len(self.running)
+        excess = admitted + 1 - self.queue_limit - self.max_running
+        available_s = _deadline(generation) - now
+        if excess <= 0:
+            if available_s == math.inf:
+                return
+            needed_s = self._needed_s(generation, now)
+            if needed_s <= available_s * (DOUBT if admitted == 0 else 1.0):
+                return
+        alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
+        if alone_s > available_s * DOUBT:
+            raise Overloaded(
+                f"the request is predicted to take {alone_s:.2f} s on an idle engine, and its deadline leaves "
+                f"{available_s:.2f} s: ask for fewer tokens or give it more time"
+            )
+        retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
+        if available_s < math.inf:
+            retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s)
+        if excess > 0:
+            raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
+        raise Overloaded(
+            f"the request would take {needed_s:.2f} s, behind {admitted} others, and its deadline leaves "
+            f"{available_s:.2f} s",
+            retry_after_s,
+        )
+
+    def _place_s(self, excess: int, now: float) -> float:
+        """Seconds until so many requests are over."""
+        order = self._order()
+        finish = self._forecast().finish_s([self._work(each) for each in order], busy=bool(self._waiting))
+        # What misses its deadline is dropped then, which frees a place too.
+        over = [min(end, _deadline(each) - now) for each, end in zip(order, finish, strict=True)]
+        return FIRST * sorted(over)[excess - 1]
+
+    def _needed_s(self, generation: Generation, now: float, delay_s: float = 0.0) -> float:
+        """Seconds from a submission in ``delay_s`` to the request's end, if nothing else came until then."""
+        before = len(self.running)
+        due = self._due(generation, now) + delay_s
+        place = before + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
+        works = [self._work(each) for each in self._order()]
+        works.insert(place, self._work(generation, delay_s))
+        return self._forecast().finish_s(works, busy=bool(self._waiting))[place] - delay_s
+
+    def _in_time_s(self, generation: Generation, now: float, start_s: float, available_s: float) -> float:
+        """Seconds until the request would meet its deadline, if it came again then with as much time.
+
+        What it is late by at a moment is what it has to wait from there at the least.
+        """
+        retry_after_s = start_s
+        for _ in range(ATTEMPTS):
+            late_s = self._needed_s(generation, now, retry_after_s) - available_s
+            if late_s <= 0.001:
+                break
+            retry_after_s += late_s
+        return retry_after_s
+
+    def _forecast(self) -> Forecast:
+        return Forecast(self.speed, self.slots, self.max_running)
+
+    def _order(self) -> list[Generation]:
+        """Running ones, the one being read last, then those that wait."""
+        running = sorted(
+            self.running, key=lambda generation: generation.read < len(generation.request.prompt)
+        )
+        return [*running, *(generation for _, _, generation in self._waiting)]
+
+    def _work(self, generation: Generation, delay_s: float = 0.0) -> Work:
+        request = generation.request
+        left = [candidate for candidate in generation.candidates if candidate.reason is None]
+        done = max((len(candidate.tokens) for candidate in left), default=0)
+        expected = request.expected_tokens or self.speed.share * request.max_tokens
+        tokens = min(max(expected - done, OVERDUE * expected), request.max_tokens - done)
+        return Work(
+            prompt=len(request.prompt) - generation.read,
+            rows=len(left),
+            tokens=max(1, round(tokens)),
+            delay_s=delay_s,
+        )
+
+
+def _deadline(generation: Generation) -> float:
+    deadline = generation.request.deadline
+    return math.inf if deadline is None else deadline
+
 
 def _why_dropped(generation: Generation, now: float) -> PromptdialError | None:
     if generation.cancelled:
         return Cancelled("the request was cancelled")
-    deadline = generation.request.deadline
-    if deadline is not None and now >= deadline:
+    if now >= _deadline(generation):
         where = "in the queue" if generation.status is Status.WAITING else "while it was generated"
         return DeadlineExceeded(f"the request's deadline passed {where}")
     return None

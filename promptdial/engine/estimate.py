@@ -1,0 +1,148 @@
+"""How long requests will take: the measured speed of steps, and a forecast of the queue by it. No arrays, no locks.
+
+``Speed`` learns from every step. ``forecast`` plays the loop forward over counts of tokens: one piece of a prompt
+and one decode step of all rows in each turn, first in order first served.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
+REQUEST_WEIGHT = 0.1
+OUTLIER = (
+    3.0  # a measurement counts at most this many times the mean: one stall says little about the next step
+)
+
+
+class Speed:
+    """Seconds of decode steps by number of rows and of prefills by number of tokens, as running means."""
+
+    def __init__(self, slots: int, chunk: int) -> None:
+        self.chunk = chunk
+        self._steps = [0.0] * (slots + 1)
+        self._pieces = [0.0] * (_bucket(chunk) + 1)
+        self.turn_s = 0.0  # of a whole turn with rows, with whatever prompts were read in it
+        self.share = 1.0  # of their max_tokens that requests without an expectation used
+
+    def step_s(self, rows: int) -> float:
+        """Seconds of a decode step."""
+        return self._steps[rows]
+
+    def piece_s(self, tokens: int) -> float:
+        """Seconds of the prefill of one piece, of at most ``chunk`` tokens."""
+        return self._pieces[_bucket(tokens)]
+
+    def prompt_s(self, tokens: int) -> float:
+        """Seconds of the prefill of a prompt, or of what is left of it."""
+        whole, rest = divmod(tokens, self.chunk)
+        return whole * self.piece_s(self.chunk) + (self.piece_s(rest) if rest else 0.0)
+
+    def decoded(self, rows: int, seconds: float) -> None:
+        """Learn from a decode step."""
+        self._steps[rows] = _mean(self._steps[rows], seconds)
+
+    def read(self, tokens: int, seconds: float) -> None:
+        """Learn from the prefill of one piece."""
+        bucket = _bucket(tokens)
+        self._pieces[bucket] = _mean(self._pieces[bucket], seconds)
+
+    def turned(self, seconds: float) -> None:
+        """Learn from a turn of the loop."""
+        self.turn_s = _mean(self.turn_s, seconds)
+
+    def ended(self, tokens: int, max_tokens: int) -> None:
+        """Learn from a candidate of a request that said only its bound."""
+        self.share += REQUEST_WEIGHT * (tokens / max_tokens - self.share)
+
+
+def _bucket(tokens: int) -> int:
+    """Pieces are told apart by powers of two: 1, 2, 3-4, 5-8, ..."""
+    return (tokens - 1).bit_length()
+
+
+def _mean(mean: float, seconds: float) -> float:
+    if mean == 0.0:
+        return seconds
+    return mean + STEP_WEIGHT * (min(seconds, OUTLIER * mean) - mean)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left of a request: ``prompt`` tokens to read, then ``tokens`` for each of ``rows`` candidates.
+
+    It comes only in ``delay_s`` seconds.
+    """
+
+    prompt: int
+    rows: int
+    tokens: int
+    delay_s: float = 0.0
+
+
+class Forecast:
+    """The loop played forward from now, at 0 s."""
+
+    def __init__(self, speed: Speed, slots: int, max_running: int) -> None:
+        self._speed, self._slots, self._max_running = speed, slots, max_running
+        self._now = 0.0
+        self._turn = self._rows = 0
+        self._ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
+        self._least_turn_s = 0.0
+
+    def finish_s(self, works: Sequence[Work], *, busy: bool) -> list[float]:
+        """Seconds until each is done; they are served in their order, those with nothing to read run already.
+
+        ``busy``: requests are expected to keep coming, so the last ones won't have the engine to themselves.
+        """
+        finish = [0.0] * len(works)
+        for index, work in enumerate(works):
+            if work.prompt > 0:
+                while self._ends and (
+                    self._rows + work.rows > self._slots or len(self._ends) >= self._max_running
+                ):
+                    self._to_next_end(finish)
+                self._to(work.delay_s, finish)
+                self._read(work.prompt, finish)
+            self._rows += work.rows
+            heapq.heappush(self._ends, (self._turn + work.tokens, index, work.rows))
+        self._least_turn_s = self._speed.turn_s if busy else 0.0
+        while self._ends:
+            self._to_next_end(finish)
+        return finish
+
+    def _read(self, prompt: int, finish: list[float]) -> None:
+        """One piece a turn; what runs goes on beside it."""
+        pieces = math.ceil(prompt / self._speed.chunk)
+        piece_s = self._speed.prompt_s(prompt) / pieces
+        last = self._turn + pieces
+        while self._ends and self._ends[0][0] <= last:
+            self._to_next_end(finish, piece_s)
+        self._pass(last - self._turn, piece_s)
+
+    def _to(self, moment_s: float, finish: list[float]) -> None:
+        """Let time pass until a request comes."""
+        while self._ends and self._now < moment_s:
+            turn_s = self._turn_s()
+            turns = math.ceil((moment_s - self._now) / turn_s) if turn_s > 0 else 0
+            if turn_s > 0 and self._turn + turns < self._ends[0][0]:
+                self._pass(turns)
+                return
+            self._to_next_end(finish)
+        self._now = max(self._now, moment_s)
+
+    def _to_next_end(self, finish: list[float], extra_s: float = 0.0) -> None:
+        turn, index, rows = heapq.heappop(self._ends)
+        self._pass(turn - self._turn, extra_s)
+        self._rows -= rows
+        finish[index] = self._now
+
+    def _pass(self, turns: int, extra_s: float = 0.0) -> None:
+        self._now += turns * (self._turn_s() + extra_s)
+        self._turn += turns
+
+    def _turn_s(self) -> float:
+        return max(self._speed.step_s(self._rows), self._least_turn_s) if self._rows else 0.0
