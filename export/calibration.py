@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from export.quantization import LEAST_SCALE, STEPS, Floats
@@ -56,15 +55,11 @@ def calibrate(model: GPT2LMHeadModel, rows: Sequence[Row]) -> Calibration:
         handles.append(module.register_forward_pre_hook(hook))
 
     for index, block in enumerate(model.transformer.h):
-        for part, module in (
-            ("attn.c_attn", block.attn.c_attn),
-            ("attn.c_proj", block.attn.c_proj),
-            ("mlp.c_fc", block.mlp.c_fc),
-            ("mlp.c_proj", block.mlp.c_proj),
-        ):
-            watch(f"h.{index}.{part}", module)
-        handles.append(block.attn.c_attn.register_forward_hook(_keep(projected[index])))
-    watch("wte", model.lm_head)
+        for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+            watch(f"h.{index}.{part}", block.get_submodule(part))
+        projection = block.get_submodule("attn.c_attn")
+        handles.append(projection.register_forward_hook(_keep(projected[index])))
+    watch("wte", model.get_submodule("lm_head"))
     try:
         with torch.no_grad():
             for prompt, target in rows:
@@ -92,7 +87,7 @@ def _keep(store: list[Floats]) -> Callable[[torch.nn.Module, tuple[torch.Tensor,
 
 
 def _channel_scales(values: Floats) -> Floats:
-    return np.maximum(np.abs(values).max(axis=0) * MARGIN / STEPS, LEAST_SCALE).astype(np.float32)
+    return np.asarray(np.maximum(np.abs(values).max(axis=0) * MARGIN / STEPS, LEAST_SCALE), np.float32)
 
 
 def best_steps(values: Floats) -> Steps:
@@ -110,7 +105,7 @@ def _steps(low: float, high: float) -> Steps:
     return Steps(scale, round(-low / scale))
 
 
-def round_trip(values: Floats, steps: Steps) -> NDArray[np.float32]:
+def round_trip(values: Floats, steps: Steps) -> Floats:
     """Values as the graph's products see them."""
     whole = np.clip(np.round(values / steps.scale) + steps.zero_point, 0, 255)
-    return ((whole - steps.zero_point) * steps.scale).astype(np.float32)
+    return np.asarray((whole - steps.zero_point) * steps.scale, np.float32)

@@ -63,7 +63,7 @@ class _Decoder:
         self.weights, self.architecture, self.calibration = weights, architecture, calibration
         self.graph = GraphWriter()
         self.matrices: Matrices
-        self.float = np.float32
+        self.float: type[np.floating[Any]] = np.float32
         self.cache_type = TensorProto.FLOAT
         if precision in QUANTIZED:
             if calibration is None:

@@ -8,7 +8,7 @@ Every kernel gives a row of a batch the same numbers that it gives the row alone
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import TensorProto
@@ -37,7 +37,7 @@ class Matrices(Protocol):
 class FloatMatrices:
     """fp32, or fp16 for graphics cards: no CPU kernel multiplies it, ONNX Runtime casts there and back."""
 
-    def __init__(self, graph: GraphWriter, dtype: type[np.floating]) -> None:
+    def __init__(self, graph: GraphWriter, dtype: type[np.floating[Any]]) -> None:
         self.graph, self.dtype = graph, dtype
 
     def embed(self, table: Floats) -> str:
@@ -83,9 +83,10 @@ class Int8Matrices:
 
     def linear(self, name: str, x: str, weight: Floats, bias: Floats) -> str:
         g = self.graph
-        table, scales = quantize_channels(weight)
-        operands = [g.constant(f"{name}.weight.int8", table), g.constant(f"{name}.weight.scales", scales)]
-        return self._product(name, x, *operands, g.constant(f"{name}.bias", bias), name)
+        whole, scales = quantize_channels(weight)
+        table = g.constant(f"{name}.weight.int8", whole)
+        scale = g.constant(f"{name}.weight.scales", scales)
+        return self._product(name, x, table, scale, g.constant(f"{name}.bias", bias), name)
 
     def head(self, x: str, table: Floats, bias: Floats) -> str:
         turned = self.graph.node("Transpose", [self._embedding(table)], "head.int8", perm=[1, 0])

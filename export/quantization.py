@@ -53,7 +53,8 @@ def quantize_blocks(weight: Floats, block: int) -> tuple[NDArray[np.uint8], Floa
         best = np.where(better, error, best)
         scales[better] = tried[better]
     whole = (np.clip(np.round(blocks / scales), -8, 7) + ZERO_POINT_4).astype(np.uint8)
-    return whole[..., 0::2] | (whole[..., 1::2] << 4), scales[..., 0]
+    packed = whole[..., 0::2] | whole[..., 1::2] << np.uint8(4)
+    return np.asarray(packed, np.uint8), scales[..., 0]
 
 
 def dequantize_blocks(table: NDArray[np.uint8], scales: Floats) -> Floats:

@@ -54,24 +54,20 @@ def test_a_row_has_the_same_bits_alone_and_at_every_size_and_place_of_a_batch(pr
 def test_a_prompt_in_pieces_gives_what_it_gives_whole(precision: str) -> None:
     decoder = make(precision)
     whole = decoder.prefill(0, prompt(100)).logits.copy()
-    for idle in (True, False):
-        past = 0
-        while past < 100:
-            size = decoder.piece(100 - past, idle)
+    for size in (decoder.chunk, decoder.idle_chunk):
+        for past in range(0, 100, size):
             top = decoder.prefill(decoder.staging, prompt(100)[past : past + size], past)
-            past += size
         if decoder.cuts_freely:
             assert top.logits.tobytes() == whole.tobytes()
         assert top.logits == pytest.approx(whole, abs=0.05)
 
 
-def test_pieces_leave_no_single_token_over_and_are_fixed_where_the_cut_shows() -> None:
+def test_chunks_are_fixed_where_the_cut_shows() -> None:
     decoder = make()
     decoder.cuts_freely = True
-    assert [decoder.piece(rest, idle=True) for rest in (200, 65, 64, 1)] == [64, 65, 64, 1]
-    assert [decoder.piece(rest, idle=False) for rest in (200, 17, 16)] == [16, 17, 16]
+    assert decoder.chunk < decoder.idle_chunk
     decoder.cuts_freely = False
-    assert [decoder.piece(200, idle) for idle in (True, False)] == [32, 32]
+    assert decoder.chunk == decoder.idle_chunk
 
 
 def test_the_probe_finds_rows_that_depend_on_the_size_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

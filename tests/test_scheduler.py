@@ -196,7 +196,7 @@ def test_most_refusals_say_rightly_when_to_come_back() -> None:
     rng, decoder = np.random.default_rng(0), ToyDecoder()
     engine = toy_engine(decoder, queue_limit=24)
     right = total = 0
-    for _ in range(150):
+    for _ in range(60):
         # A random state under load ...
         for _ in range(int(rng.integers(10, 80))):
             tokens = int(rng.integers(4, 150))
@@ -225,7 +225,7 @@ def test_most_refusals_say_rightly_when_to_come_back() -> None:
         if rng.random() < 0.3:
             while engine.stats.running_requests:
                 engine.step()
-    assert total > 50
+    assert total > 20
     assert right >= 0.9 * total
 
 

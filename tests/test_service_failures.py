@@ -163,8 +163,8 @@ class Hanging(Decoder):
 
 def test_a_hung_step_turns_liveness_red_and_a_busy_engine_does_not(tiny_bundle: Path) -> None:
     bundle = load_bundle(tiny_bundle)
+    Hanging.may_step.set()
     decoder = Hanging(bundle.decoder_path, bundle.architecture, threads=1, slots=16)
-    decoder.may_step.set()
     engine = Engine(decoder, bundle.tokenizer().end_id)
     settings = Settings(bundle=tiny_bundle, stall_limit_ms=400)
     work = GOOD | {"n": 16, "max_tokens": 120, "temperature": 2}

@@ -22,7 +22,8 @@ class ToyDecoder:
     """Seconds: a piece of a prompt ``piece_s`` a token, a step ``step_s`` and ``row_s`` a row."""
 
     def __init__(self, slots: int = 16, capacity: int = 512, chunk: int = 8, row_s: float = 0.0004) -> None:
-        self.slots, self.capacity, self.chunk, self.vocabulary = slots, capacity, chunk, 600
+        self.slots, self.capacity, self.vocabulary = slots, capacity, 600
+        self.chunk = self.idle_chunk = chunk
         self.staging = slots + slots % 2
         self.now, self.piece_s, self.step_s, self.row_s = 0.0, 0.0002, 0.003, row_s
         self.log: list[tuple[str, int]] = []  # ("piece", tokens) and ("step", rows), in order
@@ -32,7 +33,7 @@ class ToyDecoder:
         return self.now
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top:
-        assert 0 < len(tokens) <= self.chunk
+        assert 0 < len(tokens) <= self.chunk + 1
         self._cells[row, past : past + len(tokens)] = tokens
         self._spend("piece", len(tokens), self.piece_s * len(tokens))
         return self._top([row], [past + len(tokens)])

@@ -28,7 +28,7 @@ from promptdial.engine.memory import Buffer, Memory
 from promptdial.errors import BundleError, DeviceError
 
 FIRST_CAPACITY = 128  # positions that the cache starts with
-LARGE_PIECE, FIXED_PIECE, SMALL_PIECE = 64, 32, 16  # tokens of a prompt read at once
+SMALL_CHUNK, FIXED_CHUNK, LARGE_CHUNK = 16, 32, 64  # tokens of a prompt read at once
 CACHE_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -96,6 +96,16 @@ class Decoder:
         self.cuts_freely = self._cuts_are_alike()
 
     @property
+    def chunk(self) -> int:
+        """How many tokens of a prompt to read at once while other sequences decode."""
+        return SMALL_CHUNK if self.cuts_freely else FIXED_CHUNK
+
+    @property
+    def idle_chunk(self) -> int:
+        """How many to read at once while none does."""
+        return LARGE_CHUNK if self.cuts_freely else FIXED_CHUNK
+
+    @property
     def allocated(self) -> int:
         """Positions that every row has room for at present."""
         return self._allocated
@@ -104,12 +114,6 @@ class Decoder:
     def cache_bytes(self) -> int:
         """Bytes of the whole cache at present."""
         return sum(cache.nbytes for cache in self._caches.values())
-
-    def piece(self, remaining: int, idle: bool) -> int:
-        """How many of a prompt's ``remaining`` tokens to read next; ``idle``: no other sequence waits."""
-        most = (LARGE_PIECE if idle else SMALL_PIECE) if self.cuts_freely else FIXED_PIECE
-        # A single token takes kernels of its own: none is left over.
-        return remaining if remaining <= most + 1 else most
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top:
         """Read ``tokens`` into a row that already holds ``past`` tokens; the top after the last one."""

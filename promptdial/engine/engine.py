@@ -46,9 +46,7 @@ from promptdial.errors import EngineError, InputTooLong, InvalidRequest, Unavail
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.1  # the idle loop turns this often, for the heartbeat
-PAUSE = (
-    2.0  # prompts are read between two decode steps for at most this many times a step of the batch to come
-)
+PAUSE = 2.0  # times a step of the batch to come: the longest that prompts are read between two steps
 
 
 class Steps(Protocol):
@@ -57,8 +55,12 @@ class Steps(Protocol):
     slots: int
     capacity: int
     vocabulary: int
-    chunk: int
     staging: int
+
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def idle_chunk(self) -> int: ...
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top: ...
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top: ...
@@ -97,7 +99,7 @@ class Engine:
         self._end_id = end_id
         self._on_step = on_step
         self._clock = clock
-        self._speed = Speed(decoder.slots, decoder.chunk)
+        self._speed = Speed(decoder.slots, decoder.chunk, decoder.idle_chunk)
         most = decoder.slots if max_running is None else max_running
         self._scheduler = Scheduler(queue_limit, most, decoder.slots, self._speed, clock)
         self._rows: list[Candidate] = []  # index = row of the cache
@@ -284,8 +286,11 @@ class Engine:
         generation, decoder = self._reading, self._decoder
         assert generation is not None
         prompt = generation.request.prompt
-        piece = prompt[generation.read : generation.read + decoder.chunk]
-        row = len(self._rows) if len(prompt) <= decoder.chunk else decoder.staging
+        most = decoder.chunk if self._rows else decoder.idle_chunk
+        if len(prompt) - generation.read == most + 1:
+            most += 1  # a single token would take kernels that round otherwise
+        piece = prompt[generation.read : generation.read + most]
+        row = len(self._rows) if len(piece) == len(prompt) else decoder.staging
         begun = self._clock()
         top = decoder.prefill(row, piece, generation.read)
         self._speed.read(len(piece), self._clock() - begun)
@@ -394,7 +399,7 @@ class Engine:
 
     def _warm(self, *, measure: bool = False) -> None:
         """Run each shape once, and tell the predictions how long it took; also the probe after a failure."""
-        decoder, longest = self._decoder, min(self._decoder.chunk, self._decoder.capacity - 1)
+        decoder, longest = self._decoder, min(self._decoder.idle_chunk, self._decoder.capacity - 1)
         sizes = sorted({min(1 << power, longest) for power in range(longest.bit_length() + 1)})
         for size in sizes:
             begun = self._clock()

@@ -13,18 +13,16 @@ from dataclasses import dataclass
 
 STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
 REQUEST_WEIGHT = 0.1
-OUTLIER = (
-    3.0  # a measurement counts at most this many times the mean: one stall says little about the next step
-)
+OUTLIER = 3.0  # times the mean is the most that a measurement counts: one stall says little about the next
 
 
 class Speed:
     """Seconds of decode steps by number of rows and of prefills by number of tokens, as running means."""
 
-    def __init__(self, slots: int, chunk: int) -> None:
-        self.chunk = chunk
+    def __init__(self, slots: int, chunk: int, idle_chunk: int) -> None:
+        self._chunk, self._idle_chunk = chunk, idle_chunk
         self._steps = [0.0] * (slots + 1)
-        self._pieces = [0.0] * (_bucket(chunk) + 1)
+        self._pieces = [0.0] * (_bucket(max(chunk, idle_chunk) + 1) + 1)
         self.turn_s = 0.0  # of a whole turn with rows, with whatever prompts were read in it
         self.share = 1.0  # of their max_tokens that requests without an expectation used
 
@@ -33,13 +31,15 @@ class Speed:
         return self._steps[rows]
 
     def piece_s(self, tokens: int) -> float:
-        """Seconds of the prefill of one piece, of at most ``chunk`` tokens."""
+        """Seconds of the prefill of one piece, of at most a chunk of tokens."""
         return self._pieces[_bucket(tokens)]
 
-    def prompt_s(self, tokens: int) -> float:
-        """Seconds of the prefill of a prompt, or of what is left of it."""
-        whole, rest = divmod(tokens, self.chunk)
-        return whole * self.piece_s(self.chunk) + (self.piece_s(rest) if rest else 0.0)
+    def prompt_s(self, tokens: int, *, idle: bool) -> tuple[int, float]:
+        """Pieces and seconds of the prefill of a prompt, or of what is left of it."""
+        chunk = self._idle_chunk if idle else self._chunk
+        whole, rest = divmod(tokens, chunk)
+        seconds = whole * self.piece_s(chunk) + (self.piece_s(rest) if rest else 0.0)
+        return whole + (rest > 0), seconds
 
     def decoded(self, rows: int, seconds: float) -> None:
         """Learn from a decode step."""
@@ -116,8 +116,8 @@ class Forecast:
 
     def _read(self, prompt: int, finish: list[float]) -> None:
         """One piece a turn; what runs goes on beside it."""
-        pieces = math.ceil(prompt / self._speed.chunk)
-        piece_s = self._speed.prompt_s(prompt) / pieces
+        pieces, seconds = self._speed.prompt_s(prompt, idle=self._rows == 0)
+        piece_s = seconds / pieces
         last = self._turn + pieces
         while self._ends and self._ends[0][0] <= last:
             self._to_next_end(finish, piece_s)
