@@ -53,6 +53,11 @@ class Worker:
             raise
         self._signal(signal.SIGSTOP)
 
+    @property
+    def pid(self) -> int:
+        """Of the worker's process."""
+        return self._process.pid
+
     def measure(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
         """The worker's answer, with ``cpu_s``, the processor time it used, among it."""
         self._signal(signal.SIGCONT)

@@ -11,11 +11,13 @@ environments that hold nothing else. Whatever the engine prints goes to stderr.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import importlib
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 ENGINES = "loadtest.peers.engines"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Runner(Protocol):
     """An engine with its model loaded."""
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated: ...
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone: a stopped one wouldn't see stdin end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(runner: Runner, hello: dict[str, Any], requests: TextIO, answers: TextIO) -> None:
@@ -101,8 +110,8 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert a checkpoint, or serve a model on stdin and stdout."""
+def main(arguments: Sequence[str] | None = None, *, child: bool = True) -> int:
+    """Convert a checkpoint, or serve a model on stdin and stdout; a ``child`` ends with its parent."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.peers.worker")
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert")
@@ -119,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The first line of the protocol is ours alone: engines print to file descriptor 1 as they like.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    if child:
+        end_with_parent()
     engine = importlib.import_module(f"{ENGINES}.{options.module}")
     if options.command == "convert":
         engine.convert(options.checkpoint, options.model, options.precision)

@@ -6,6 +6,7 @@ at its default: forcing it on an AMD CPU is far slower.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
     from ctranslate2.converters import TransformersConverter  # noqa: PLC0415
 
     TransformersConverter(str(checkpoint)).convert(str(model), quantization=precision, force=True)
+    # The converter leaves out the token for unknown words, which a byte-level tokenizer doesn't have, and the
+    # loader wants a text there.
+    config = model / "config.json"
+    details = json.loads(config.read_text(encoding="utf-8"))
+    details = {
+        key: "<pad>" if value is None and key.endswith("_token") else value for key, value in details.items()
+    }
+    config.write_text(json.dumps(details), encoding="utf-8")
 
 
 def load(model: Path, variant: str, precision: str, threads: int) -> Runner:
@@ -34,8 +43,6 @@ def load(model: Path, variant: str, precision: str, threads: int) -> Runner:
 
 def vocabulary(model: Path) -> list[str]:
     """Tokens in the order of their ids: the generator takes and gives strings."""
-    import json  # noqa: PLC0415
-
     return list(json.loads((model / "vocabulary.json").read_text(encoding="utf-8")))
 
 

@@ -7,8 +7,10 @@ the head tied to it, in int8. The continuous pipeline may batch all prompts into
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,6 @@ STEP_TOKENS = 2048  # most tokens of one step: 16 prompts of 48 at once
 def convert(checkpoint: Path, model: Path, precision: str) -> None:
     """Write the model and its tokenizer as OpenVINO IR."""
     from optimum.commands.optimum_cli import main  # noqa: PLC0415
-    import sys  # noqa: PLC0415
 
     task = ["--task", "text-generation-with-past", "--weight-format", precision]
     sys.argv = ["optimum-cli", "export", "openvino", "--model", str(checkpoint), *task, str(model)]
@@ -42,8 +43,8 @@ def load(model: Path, variant: str, precision: str, threads: int) -> Runner:
     return Continuous(genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", options))
 
 
-def greedy(new_tokens: int):
-    """64 tokens, whatever they are."""
+def greedy(new_tokens: int) -> Any:
+    """Exactly ``new_tokens``, whatever they are."""
     import openvino_genai as genai  # noqa: PLC0415
 
     config = genai.GenerationConfig()
@@ -56,7 +57,7 @@ def greedy(new_tokens: int):
 class Continuous:
     """All requests are added at once; then the pipeline is stepped to the end."""
 
-    def __init__(self, pipeline) -> None:
+    def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
         self._requests = 0
 
@@ -82,9 +83,9 @@ class Continuous:
 
 
 class Pipeline:
-    """One call for the whole batch; a streamer tells the first token of a lone sequence, metrics that of more."""
+    """One call for the whole batch; the pipeline's own metrics tell when the first tokens were there."""
 
-    def __init__(self, pipeline) -> None:
+    def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:

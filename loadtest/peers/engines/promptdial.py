@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from loadtest.peers.worker import Generated, Runner
@@ -69,7 +70,7 @@ class EngineRunner:
         submitted = [
             self._engine.submit(
                 GenerationRequest(tuple(prompt), max_tokens=new_tokens, sampling=GREEDY),
-                lambda event, place=place: seen(place, event),
+                partial(seen, place),
             )
             for place, prompt in enumerate(prompts)
         ]
