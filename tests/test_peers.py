@@ -17,8 +17,8 @@ from loadtest.peers.comparison import Samples, compare
 from loadtest.peers.floor import bytes_per_step
 from loadtest.peers.protocol import Worker, WorkerError
 from loadtest.peers.report import summarize, write_report
-from loadtest.peers.workload import Shape, Workload, prompts
 from loadtest.peers.worker import main as worker_main
+from loadtest.peers.workload import Shape, Workload, prompts
 
 SHAPE = Shape(layers=2, heads=2, width=64, positions=64, vocabulary=640)
 WORKLOAD = Workload(prompt_tokens=8, new_tokens=4, threads=1, batches=(1, 3))

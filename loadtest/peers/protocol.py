@@ -36,15 +36,17 @@ class Worker:
             )
         self._log = log
         options = ["--variant", engine.variant, "--precision", engine.precision, "--threads", str(threads)]
-        self._process = subprocess.Popen(
-            [str(python), "-m", "loadtest.peers.worker", "serve", engine.module, str(model), *options],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-        )
+        command = [str(python), "-m", "loadtest.peers.worker", "serve", engine.module, str(model), *options]
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
         self._buffer = b""
         try:
             self.hello = self._read(LOAD_S)
