@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -34,18 +33,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_checkpoint(folder / "checkpoint", SHAPE, WORKLOAD.prompt_tokens)
     for engine in (OURS, TORCH):
         arguments = [str(folder / "checkpoint"), str(folder / engine.model), "--precision", engine.precision]
-        convert_in_place(engine, arguments)
+        assert worker_main(["convert", engine.module, *arguments]) == 0
     return folder
-
-
-def convert_in_place(engine: Engine, arguments: list[str]) -> None:
-    """`worker convert` in this process, with its standard output put back afterwards."""
-    kept = os.dup(1)
-    try:
-        assert worker_main(["convert", engine.module, *arguments], child=False) == 0
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 @pytest.fixture(scope="module")

@@ -112,8 +112,13 @@ class Worker:
         return f"its process ended: {last}"
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+        if self._process.poll() is not None:
+            return
+        os.killpg(self._process.pid, number)
+        if (
+            number == signal.SIGSTOP
+        ):  # it takes effect a moment later, and the next engine must not start before
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _cpu_s(self) -> float:
         fields = (

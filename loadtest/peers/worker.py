@@ -110,8 +110,8 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None, *, child: bool = True) -> int:
-    """Convert a checkpoint, or serve a model on stdin and stdout; a ``child`` ends with its parent."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert a checkpoint, or serve a model on stdin and stdout."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.peers.worker")
     commands = parser.add_subparsers(dest="command", required=True)
     convert = commands.add_parser("convert")
@@ -125,17 +125,16 @@ def main(arguments: Sequence[str] | None = None, *, child: bool = True) -> int:
     serving.add_argument("--variant", default="")
     serving.add_argument("--threads", type=int, required=True)
     options = parser.parse_args(arguments)
-    # The first line of the protocol is ours alone: engines print to file descriptor 1 as they like.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if child:
-        end_with_parent()
     engine = importlib.import_module(f"{ENGINES}.{options.module}")
     if options.command == "convert":
         engine.convert(options.checkpoint, options.model, options.precision)
         return 0
-    runner = engine.load(options.model, options.variant, options.precision, options.threads)
-    serve(runner, {"versions": versions(engine.PACKAGES)}, sys.stdin, answers)
+    end_with_parent()
+    # The answers are ours alone: engines print to file descriptor 1 as they like.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        runner = engine.load(options.model, options.variant, options.precision, options.threads)
+        serve(runner, {"versions": versions(engine.PACKAGES)}, sys.stdin, answers)
     return 0
 
 

@@ -1,8 +1,8 @@
 """llama.cpp through its C API, as `llama-batched-bench` drives it: one ``llama_decode`` for all sequences.
 
 Built for this CPU (`GGML_NATIVE`), with flash attention and weight repacking as llama.cpp chooses them by
-itself. All prompts are read in one call; each sequence has a cache of its own (``kv_unified`` off, which was
-the faster one at 16 sequences). A lone sequence runs in a context for one. Logits of all rows come out; the
+itself. All prompts are read in one call; each sequence has a cache of its own (``kv_unified`` off, its
+default; variant "unified" shares one). A lone sequence runs in a context for one. Logits of all rows come out; the
 largest is found in numpy, which takes microseconds. The quantization is `llama-quantize`'s: Q8_0 is int8 in
 blocks of 32, Q4_0 int4 in blocks of 32 with the embedding, tied to the head, in Q6_K.
 """
