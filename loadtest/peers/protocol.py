@@ -6,6 +6,7 @@ memory stays. Requests and answers are JSON lines; see `loadtest.peers.worker`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -19,6 +20,7 @@ from loadtest.peers.catalogue import ROOT, Engine
 
 LOAD_S = 180.0
 MEASURE_S = 120.0
+END_S = 5.0
 LOG_TAIL = 600
 
 
@@ -107,6 +109,9 @@ class Worker:
         return answer
 
     def _ended(self) -> str:
+        # Its pipe closes before its last words are written.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_S)
         tail = self._log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:].strip()
         last = tail.splitlines()[-1] if tail else "it said nothing"
         return f"its process ended: {last}"
