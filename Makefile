@@ -14,7 +14,7 @@ SYSTEM_TOOLS := curl promtool
 SYSTEM_PACKAGES := curl prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system lint check train-small export-small lock clean
+.PHONY: help serve test test-system lint check bench bench-peers train-small export-small lock clean
 .SUFFIXES:
 
 help: ## List these commands
@@ -36,6 +36,12 @@ lint: $(VENV)/.dev ## Check style, formatting and types
 	@$(VENV)/bin/python -m mypy
 
 check: lint test ## Everything a change must pass: lint, then test
+
+bench: $(VENV)/.dev ## Time our engine alone: prefill, steps, share of the floor, operators (BENCH_ARGS)
+	@$(VENV)/bin/python -m loadtest.bench $(BENCH_ARGS)
+
+bench-peers: $(VENV)/.dev ## Compare our engine with others; sets up .venv-peers once, which takes minutes (PEERS_ARGS)
+	@$(VENV)/bin/python -m loadtest.peers run $(PEERS_ARGS)
 
 train-small: $(RUNS)/episodes/tokenizer.json ## Data to checkpoint: PROMPTDIAL_DATA_DIR to $(RUNS)/small; goes on where it was stopped
 	@$(VENV)/bin/python -m training train --recipe small --episodes $(RUNS)/episodes --out $(RUNS)/small

@@ -47,7 +47,8 @@ class Top(NamedTuple):
 class Decoder:
     """One session, one cache. Not safe for threads: the engine's thread owns it.
 
-    ``slots`` rows decode; one more, ``staging``, is for prompts that are read piece by piece.
+    ``slots`` rows decode; one more, ``staging``, is for prompts that are read piece by piece. With ``profile``,
+    the beginning of a path, ONNX Runtime notes the time of every node until ``end_profiling``.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Decoder:
         slots: int,
         device: str = "cpu",
         capacity: int | None = None,
+        profile: Path | None = None,
     ) -> None:
         self.slots = slots
         self.capacity = min(capacity or architecture.positions, architecture.positions)
         self.vocabulary = architecture.vocabulary
-        self._session = open_session(path, threads, device)
+        self._session = open_session(path, threads, device, profile)
         self._check(path, architecture)
         self._memory = Memory(device, [PROVIDERS[device]])
         # An idle row may be decoded beside an odd number of others, so there is one between them and staging.
@@ -142,6 +144,10 @@ class Decoder:
         """Copy the first ``length`` tokens of a row."""
         for cache in self._caches.values():
             cache.copy_row(source, target, length)
+
+    def end_profiling(self) -> Path:
+        """Write the profile, in Chrome's trace format, and return its path."""
+        return Path(self._session.end_profiling())
 
     def _run(self, row: int, rows: int, tokens: int) -> Top:
         """``tokens`` new tokens for each of ``rows`` rows from ``row`` on."""
@@ -224,7 +230,7 @@ def cache_dtype(session: Any) -> type[np.generic]:
     return CACHE_TYPES[found]
 
 
-def open_session(path: Path, threads: int, device: str = "cpu") -> Any:
+def open_session(path: Path, threads: int, device: str = "cpu", profile: Path | None = None) -> Any:
     """A session with the options that serving uses. Raises BundleError, or DeviceError without the device."""
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
@@ -236,6 +242,8 @@ def open_session(path: Path, threads: int, device: str = "cpu") -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     # The graph is written with the ops that are fast; fusing further (SkipLayerNormalization) slows it down.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from loadtest.peers.worker import Generated, Runner
+from loadtest.peers.workload import Workload, prompts
 from promptdial.bundle import Architecture
 from promptdial.engine import Engine, GenerationRequest, Sampling
 from promptdial.engine.decoder import Decoder
@@ -18,6 +19,7 @@ PACKAGES = ("onnxruntime", "numpy")
 FILE = "decoder.onnx"
 DETAILS = "decoder.json"
 SLOTS = 16
+CALIBRATION_PROMPTS = 16
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -25,14 +27,16 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
     """The decoder's graph as an export writes it, without the export's long measure of parity."""
     import onnx  # noqa: PLC0415
 
+    from export.calibration import calibrate  # noqa: PLC0415
     from export.checkpoint import read_checkpoint  # noqa: PLC0415
     from export.graph import build_decoder  # noqa: PLC0415
 
     read = read_checkpoint(checkpoint)
-    end = read.tokenizer.end_id
-    graph = build_decoder(
-        read.weights(), read.architecture, sorted(read.tokenizer.special_ids - {end}), precision
-    )
+    end, vocabulary = read.tokenizer.end_id, read.architecture.vocabulary
+    made = prompts(CALIBRATION_PROMPTS, Workload().prompt_tokens, vocabulary, len(read.tokenizer.special_ids))
+    steps = calibrate(read.model, [(prompt, []) for prompt in made])
+    forbidden = sorted(read.tokenizer.special_ids - {end})
+    graph = build_decoder(read.weights(), read.architecture, forbidden, precision, calibration=steps)
     model.mkdir(parents=True, exist_ok=True)
     onnx.save_model(graph, str(model / FILE))
     details = {"architecture": asdict(read.architecture), "end_id": end}
