@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     bundle: Path = Field(default_factory=default_bundle)
 
-    device: Literal["cpu", "cuda"] = "cpu"  # the decoder refuses cuda yet
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(
         default=None, ge=1, description="of the decoder; left out: what affinity and quota allow"
     )

@@ -569,8 +569,10 @@ def test_a_prompt_longer_than_the_model_is_refused(engine: Engine) -> None:
         engine.submit(GenerationRequest((5,) * 5000))
 
 
-def test_another_device_than_the_cpu_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(DeviceError, match="cuda"):
+def test_cuda_that_cannot_be_had_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(DeviceError, match="no CUDAExecutionProvider"):
+        Engine.from_bundle(load_bundle(tiny_bundle("fp16")), device="cuda")
+    with pytest.raises(DeviceError, match="is int8, whose kernels are the CPU's: export it with"):
         Engine.from_bundle(bundle, device="cuda")
 
 

@@ -244,6 +244,8 @@ def open_session(path: Path, threads: int, device: str = "cpu", profile: Path | 
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if device != "cpu":  # a node without a kernel there would run on the CPU without a word
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # The graph is written with the ops that are fast; fusing further (SkipLayerNormalization) slows it down.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:

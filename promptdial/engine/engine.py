@@ -5,10 +5,11 @@
     result = engine.submit(GenerationRequest(prompt, n=4, seed=7)).result()
 
 A step reads a piece of a prompt, if one waits and has room, and then decodes one token for every running candidate. So
-a running candidate never waits for more than one piece of anybody's prompt, or for as many small ones as keep the
-pause within ``PAUSE`` times the step that the batch is growing to. The ``n`` candidates of a request share the
-prefill: its row is copied. Rows 0..n-1 of the cache are the running candidates; the last one moves into the place of
-one that ends. A prompt of several pieces is read in the decoder's staging row and copied when it is complete.
+a running candidate never waits for more than one piece of a long prompt. Several short ones are read in one step only
+as long as the pause stays within ``PAUSE``, or ``FILLING_PAUSE`` while more candidates wait than run. The ``n``
+candidates of a request share the prefill: its row is copied. Rows 0..n-1 of the cache are the running candidates; the
+last one moves into the place of one that ends. A prompt of several pieces is read in the decoder's staging row and
+copied when it is complete.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ from promptdial.engine.request import (
 from promptdial.engine.sampling import MAX_TOP_K, Chooser, draw
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.threads import available_cpus
-from promptdial.errors import EngineError, InputTooLong, InvalidRequest, Unavailable
+from promptdial.errors import DeviceError, EngineError, InputTooLong, InvalidRequest, Unavailable
 
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.1  # the idle loop turns this often, for the heartbeat
-PAUSE = 2.0  # times a step of the batch to come: the longest that prompts are read between two steps
+# The longest that prompts are read between two steps, in steps of the batch to come. While more wait than run, the few
+# that run pause for longer: a batch that starts together also ends together, and stays full until then.
+PAUSE, FILLING_PAUSE = 2.0, 8.0
 
 
 class Steps(Protocol):
@@ -130,6 +133,11 @@ class Engine:
         ``max_running`` the most requests (as many as slots, if not given); ``capacity`` is the most tokens of a
         candidate, prompt included (by default what the model can take).
         """
+        if device == "cuda" and bundle.precision not in ("fp16", "fp32"):
+            raise DeviceError(
+                f"device 'cuda' was asked for, and the bundle at {bundle.path} is {bundle.precision}, whose kernels "
+                f"are the CPU's: export it with `python -m export CHECKPOINT BUNDLE --precision fp16`"
+            )
         decoder = Decoder(
             bundle.decoder_path,
             bundle.architecture,
@@ -261,17 +269,18 @@ class Engine:
             self._release_rows()
 
     def _prefill(self, begun: float) -> None:
-        """Read a piece, and more as long as the rows' pause since ``begun`` stays short."""
+        """Read a piece, and more short prompts as long as the rows' pause since ``begun`` stays short."""
         while self._reading is not None or self._admit():
             self._read()
             if self._freed:
                 self._release_rows()
-            if not self._rows or not self._scheduler.waiting:
+            waiting, running = self._scheduler.waiting_rows, len(self._rows)
+            if self._reading is not None or not running or not waiting:
                 return
-            heading_for = min(self.slots, len(self._rows) + self._scheduler.waiting_rows)
-            longest = PAUSE * self._speed.step_s(heading_for)
+            most = FILLING_PAUSE if waiting > running else PAUSE
+            longest = most * self._speed.step_s(min(self.slots, running + waiting))
             pause = self._clock() - begun + self._speed.piece_s(self._decoder.chunk)
-            if pause + self._speed.step_s(len(self._rows)) > longest:
+            if pause + self._speed.step_s(running) > longest:
                 return
 
     def _admit(self) -> bool:
@@ -286,7 +295,8 @@ class Engine:
         generation, decoder = self._reading, self._decoder
         assert generation is not None
         prompt = generation.request.prompt
-        most = decoder.chunk if self._rows else decoder.idle_chunk
+        filling = self._scheduler.waiting_rows + generation.request.n > len(self._rows)
+        most = decoder.idle_chunk if filling else decoder.chunk
         if len(prompt) - generation.read == most + 1:
             most += 1  # a single token would take kernels that round otherwise
         piece = prompt[generation.read : generation.read + most]
