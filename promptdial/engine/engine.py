@@ -5,11 +5,10 @@
     result = engine.submit(GenerationRequest(prompt, n=4, seed=7)).result()
 
 A step reads a piece of a prompt, if one waits and has room, and then decodes one token for every running candidate. So
-a running candidate never waits for more than one piece of a long prompt. Several short ones are read in one step only
-as long as the pause stays within ``PAUSE``, or ``FILLING_PAUSE`` while more candidates wait than run. The ``n``
-candidates of a request share the prefill: its row is copied. Rows 0..n-1 of the cache are the running candidates; the
-last one moves into the place of one that ends. A prompt of several pieces is read in the decoder's staging row and
-copied when it is complete.
+a running candidate never waits for more than one piece of anybody's prompt, or for as many small ones as keep the
+pause within ``PAUSE`` times the step that the batch is growing to. The ``n`` candidates of a request share the
+prefill: its row is copied. Rows 0..n-1 of the cache are the running candidates; the last one moves into the place of
+one that ends. A prompt of several pieces is read in the decoder's staging row and copied when it is complete.
 """
 
 from __future__ import annotations
@@ -47,9 +46,7 @@ from promptdial.errors import DeviceError, EngineError, InputTooLong, InvalidReq
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.1  # the idle loop turns this often, for the heartbeat
-# The longest that prompts are read between two steps, in steps of the batch to come. While more wait than run, the few
-# that run pause for longer: a batch that starts together also ends together, and stays full until then.
-PAUSE, FILLING_PAUSE = 2.0, 8.0
+PAUSE = 2.0  # times a step of the batch to come: the longest that prompts are read between two steps
 
 
 class Steps(Protocol):
@@ -269,18 +266,17 @@ class Engine:
             self._release_rows()
 
     def _prefill(self, begun: float) -> None:
-        """Read a piece, and more short prompts as long as the rows' pause since ``begun`` stays short."""
+        """Read a piece, and more as long as the rows' pause since ``begun`` stays short."""
         while self._reading is not None or self._admit():
             self._read()
             if self._freed:
                 self._release_rows()
-            waiting, running = self._scheduler.waiting_rows, len(self._rows)
-            if self._reading is not None or not running or not waiting:
+            if not self._rows or not self._scheduler.waiting:
                 return
-            most = FILLING_PAUSE if waiting > running else PAUSE
-            longest = most * self._speed.step_s(min(self.slots, running + waiting))
+            heading_for = min(self.slots, len(self._rows) + self._scheduler.waiting_rows)
+            longest = PAUSE * self._speed.step_s(heading_for)
             pause = self._clock() - begun + self._speed.piece_s(self._decoder.chunk)
-            if pause + self._speed.step_s(running) > longest:
+            if pause + self._speed.step_s(len(self._rows)) > longest:
                 return
 
     def _admit(self) -> bool:
@@ -295,8 +291,7 @@ class Engine:
         generation, decoder = self._reading, self._decoder
         assert generation is not None
         prompt = generation.request.prompt
-        filling = self._scheduler.waiting_rows + generation.request.n > len(self._rows)
-        most = decoder.idle_chunk if filling else decoder.chunk
+        most = decoder.chunk if self._rows else decoder.idle_chunk
         if len(prompt) - generation.read == most + 1:
             most += 1  # a single token would take kernels that round otherwise
         piece = prompt[generation.read : generation.read + most]

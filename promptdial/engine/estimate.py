@@ -1,7 +1,7 @@
 """How long requests will take: the measured speed of steps, and a forecast of the queue by it. No arrays, no locks.
 
-``Speed`` learns from every step. ``Forecast`` plays the loop forward over counts of tokens: one piece of a prompt and
-one decode step of all rows in each turn, first in order first served.
+``Speed`` learns from every step. ``forecast`` plays the loop forward over counts of tokens: one piece of a prompt
+and one decode step of all rows in each turn, first in order first served.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ class Forecast:
         ``busy``: requests are expected to keep coming, so the last ones won't have the engine to themselves.
         """
         finish = [0.0] * len(works)
-        waiting = sum(work.rows for work in works if work.prompt > 0)
         for index, work in enumerate(works):
             if work.prompt > 0:
                 while self._ends and (
@@ -107,8 +106,7 @@ class Forecast:
                 ):
                     self._to_next_end(finish)
                 self._to(work.delay_s, finish)
-                self._read(work.prompt, finish, filling=waiting > self._rows)
-                waiting -= work.rows
+                self._read(work.prompt, finish)
             self._rows += work.rows
             heapq.heappush(self._ends, (self._turn + work.tokens, index, work.rows))
         self._least_turn_s = self._speed.turn_s if busy else 0.0
@@ -116,16 +114,14 @@ class Forecast:
             self._to_next_end(finish)
         return finish
 
-    def _read(self, prompt: int, finish: list[float], *, filling: bool) -> None:
-        """One piece a turn, beside which what runs goes on; it pauses for short prompts of a batch that fills."""
-        pieces, seconds = self._speed.prompt_s(prompt, idle=filling)
-        if filling and pieces == 1:
-            self._now += seconds
-            return
+    def _read(self, prompt: int, finish: list[float]) -> None:
+        """One piece a turn; what runs goes on beside it."""
+        pieces, seconds = self._speed.prompt_s(prompt, idle=self._rows == 0)
+        piece_s = seconds / pieces
         last = self._turn + pieces
         while self._ends and self._ends[0][0] <= last:
-            self._to_next_end(finish, seconds / pieces)
-        self._pass(last - self._turn, seconds / pieces)
+            self._to_next_end(finish, piece_s)
+        self._pass(last - self._turn, piece_s)
 
     def _to(self, moment_s: float, finish: list[float]) -> None:
         """Let time pass until a request comes."""
