@@ -53,7 +53,15 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
     )
-    parser.add_argument("--generated", type=int, default=20_000, help="composed rows; default %(default)s")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="texts that no row may hold, such as an evaluation set: lines, or JSON lines; may be given again",
+    )
+    parser.add_argument("--generated", type=int, default=6_000, help="composed rows; default %(default)s")
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_prepare)
@@ -61,10 +69,11 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from promptdial.relevance import load_scorer
-    from training import prepare, sources
+    from training import exclude, prepare, sources
 
     data = sources.load(sources.data_dir(args.data_dir))
-    prepare.prepare(data, load_scorer(args.scorer, args.threads), args.out, args.generated, args.seed)
+    excluded = exclude.read(args.exclude)
+    prepare.prepare(data, load_scorer(args.scorer, args.threads), args.out, args.generated, args.seed, excluded)
 
 
 def _add_tokenizer(commands: Commands) -> None:

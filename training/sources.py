@@ -33,6 +33,7 @@ ATTRIBUTION = {
     "conceptual-captions": "Conceptual Captions, Sharma et al., Google LLC",
     "corpora": "Corpora, Darius Kazemi and contributors, dariusk/corpora",
     "clip-interrogator": "CLIP Interrogator word lists, pharmapsychotic/clip-interrogator",
+    "smollm2-distilled": "written by SmolLM2-135M-Instruct, Allal et al., Hugging Face",
     "sdxl-prompt-styler": "SDXL Prompt Styler, twri/sdxl_prompt_styler",
 }
 
