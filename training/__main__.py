@@ -49,6 +49,14 @@ def _positive(text: str) -> int:
 def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser("prepare", help="open data -> labelled episodes")
     parser.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="more rows in the form of pairs.jsonl, such as a teacher's; may be given again",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
@@ -71,9 +79,9 @@ def _prepare(args: argparse.Namespace) -> None:
     from promptdial.relevance import load_scorer
     from training import exclude, prepare, sources
 
-    data = sources.load(sources.data_dir(args.data_dir))
-    excluded = exclude.read(args.exclude)
-    prepare.prepare(data, load_scorer(args.scorer, args.threads), args.out, args.generated, args.seed, excluded)
+    data = sources.load(sources.data_dir(args.data_dir), args.pairs)
+    scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
+    prepare.prepare(data, scorer, args.out, args.generated, args.seed, excluded)
 
 
 def _add_tokenizer(commands: Commands) -> None:

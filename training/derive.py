@@ -14,6 +14,7 @@ from typing import Any
 from promptdial.command import word_count
 from training import rules
 from training.episodes import Episode
+from training.sources import DISTILLED
 
 Row = dict[str, Any]
 
@@ -32,7 +33,9 @@ def _episode(
         return
     if task != "compress" and not rules.adds(input, output):
         return
-    origin = row.get("origin") or ("real" if method == "pair" else "derived")
+    origin = "real" if method == "pair" else "derived"
+    if row["source"] in DISTILLED:
+        origin = "distilled"
     yield Episode(
         task,
         modality,
