@@ -1,4 +1,4 @@
-"""Command line of the training half: `python -m training prepare | tokenizer | train | evaluate`."""
+"""Command line of the training half: `python -m training prepare | tokenizer | train | improve | evaluate`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_tokenizer(commands)
     _add_train(commands)
+    _add_improve(commands)
     _add_evaluate(commands)
     return parser
 
@@ -128,6 +129,35 @@ def _add_train(commands: Commands) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from training.train import run
+
+    run(args)
+
+
+def _add_improve(commands: Commands) -> None:
+    parser = commands.add_parser("improve", help="checkpoint -> rollouts -> better checkpoint")
+    parser.add_argument("start", type=Path, help="checkpoint, or bundle with its checkpoint, to start from")
+    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder; rounds found there are gone on with")
+    parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
+    parser.add_argument("--rounds", type=_positive, default=1, help="default %(default)s")
+    parser.add_argument("--rollouts", type=_positive, default=5000, help="commands a round; default %(default)s")
+    parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
+    parser.add_argument(
+        "--per-cell", type=_positive, default=40, help="rollouts kept of each command; default %(default)s"
+    )
+    parser.add_argument("--steps", type=_positive, default=1000, help="of training a round; default %(default)s")
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--save-every", type=_positive, default=250, help="steps; default %(default)s")
+    parser.add_argument(
+        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
+    )
+    parser.add_argument("--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_improve)
+
+
+def _improve(args: argparse.Namespace) -> None:
+    from training.improve import run
 
     run(args)
 

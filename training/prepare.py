@@ -165,15 +165,19 @@ def mismatched(episodes: Sequence[Episode], cache: EmbeddingCache, rng: random.R
     for cell in cells.values():
         if len(cell) < MIN_CELL:
             continue
-        for episode in rng.sample(cell, round(MISMATCHED_SHARE * len(cell))):
-            pool = [p for p in rng.sample(cell, min(MISMATCH_POOL, len(cell))) if p.key != episode.key]
+        outputs = cache.rows([episode.output for episode in cell])
+        for number in rng.sample(range(len(cell)), round(MISMATCHED_SHARE * len(cell))):
+            episode = cell[number]
+            pool = rng.sample(range(len(cell)), min(MISMATCH_POOL, len(cell)))
+            pool = [index for index in pool if cell[index].key != episode.key]
             if not pool:
                 continue
-            relevance = cache.rows([other.output for other in pool]) @ cache.rows([episode.input])[0]
+            # Without BLAS, whose threads wait for each other on a busy machine far longer than so small a product takes.
+            relevance = np.einsum("nd,d->n", outputs[pool], cache.rows([episode.input])[0])
             wanted = rng.uniform(0.05, max(0.1, 0.85 * episode.relevance))
             nearest = int(np.argmin(np.abs(relevance - wanted)))
             other = replace(
-                pool[nearest], input=episode.input, key=episode.key, origin="derived", method="mismatched"
+                cell[pool[nearest]], input=episode.input, key=episode.key, origin="derived", method="mismatched"
             )
             made.append(replace(other, relevance=float(np.clip(relevance[nearest], 0.0, 1.0))))
     return made

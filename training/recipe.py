@@ -79,6 +79,7 @@ class SamplingRecipe:
     temperature: float
     top_p: float
     top_k: int
+    no_repeat: int = 0
 
 
 @dataclass(frozen=True)
