@@ -9,18 +9,21 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from promptdial.command import word_count
 from training import rules
 from training.episodes import Episode
 from training.sources import DISTILLED
+from training.swap import swapped
 
 Row = dict[str, Any]
 
 STILL_CUTS = 4  # beginnings of a video prompt that an image prompt is made of, at most
 SHORTEST_CUT = 8  # words
 REVERSED_SHARE = 0.5
+SWAPPED_ROWS = 3  # of a pair or long text with another thing in it
 ECHOING = ("hunyuan-rewriter",)  # teachers that repeat the input and add three words: kept as found, not reused
 
 
@@ -91,6 +94,28 @@ def _cut_reuse(row: Row, rng: random.Random) -> Iterator[Episode]:
     if cuts:
         make = rng.choice((_as_tags, _as_suggest, _as_expand, _as_expand))
         yield from make(row, "image", rng.choice(cuts), row["input"], rng)
+
+
+def from_swapped(
+    pairs: list[Row], long_texts: list[Row], captions: list[Row], seed: int
+) -> Iterator[Episode]:
+    """Rows about other things: of each pair, description or caption that names one, with that replaced by its like."""
+    for rows, make, most in (
+        (pairs, from_pairs, SWAPPED_ROWS),
+        (long_texts, from_long_texts, SWAPPED_ROWS),
+        (captions, from_captions, 1),
+    ):
+        for row in rows:
+            rng = _own_rng(seed, "swap" + str(row.get("text") or row["input"] + row["output"]))
+            names = ("text",) if "text" in row else ("input", "output")
+            changed = swapped([rules.clean(row[name]) for name in names], rng)
+            if changed is None or row.get("teacher") in ECHOING:
+                continue
+            other = {**row, **dict(zip(names, changed, strict=True))}
+            other.pop("group", None)
+            made = [e for e in make([other], seed) if e.task != "compress"]
+            for episode in rng.sample(made, min(most, len(made))):
+                yield replace(episode, key=row.get("input") or row["text"], origin="derived", method="swapped")
 
 
 def _beginnings(text: str, rng: random.Random, shorter: int) -> list[str]:

@@ -62,6 +62,7 @@ def prepare(
     episodes = kept
     held_out = held_out_keys(data)
     episodes = [replace(episode, split=split_of(episode, held_out)) for episode in episodes]
+    episodes = [e for e in episodes if e.method != "swapped" or e.split == "train"]
     log.info("%d episodes are for validation", sum(episode.split == "validation" for episode in episodes))
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
@@ -93,6 +94,7 @@ def derived(data: sources.OpenData, seed: int) -> list[Episode]:
         *derive.from_long_texts(long_texts, seed),
         *derive.from_user_prompts(prompts, seed),
         *derive.from_captions(captions, seed),
+        *derive.from_swapped(data.pairs, long_texts, captions, seed),
     ]
 
 
