@@ -28,7 +28,10 @@ def row(**fields: Any) -> dict[str, Any]:
 
 def test_an_output_that_only_repeats_its_input_is_no_row() -> None:
     """A third of the rows from captions differed from their inputs by an article, which taught copying."""
-    texts = [row(text="A red bus on a street."), row(text="A red bus waits on a street while people walk their dogs.")]
+    texts = [
+        row(text="A red bus on a street."),
+        row(text="A red bus waits on a street while people walk their dogs."),
+    ]
     for seed in range(20):
         for episode in derive.from_captions(texts, seed):
             assert rules.adds(episode.input, episode.output), (episode.input, episode.output)
@@ -38,22 +41,34 @@ def test_an_output_that_only_repeats_its_input_is_no_row() -> None:
 
 def test_captions_of_one_picture_are_never_strung_together() -> None:
     """Such outputs say one thing three times, and the model learnt to."""
-    captions = ["A dog on a lawn.", "A small dog runs over grass with a ball.", "A puppy plays outside.", "A pet."]
+    captions = [
+        "A dog on a lawn.",
+        "A small dog runs over grass with a ball.",
+        "A puppy plays outside.",
+        "A pet.",
+    ]
     texts = [row(text=text, group=1) for text in captions]
     for seed in range(20):
         assert {e.output for e in derive.from_captions(texts, seed) if e.task != "compress"} <= set(captions)
 
 
 def test_draws_of_a_row_do_not_depend_on_other_rows() -> None:
-    pair = row(kind="expand", modality="video", input="a fox", output="A red fox rests in deep snow. Pines stand behind.")
-    other = row(kind="expand", modality="video", input="an owl", output="An old owl sits on a branch. Stars shine.")
+    pair = row(
+        kind="expand",
+        modality="video",
+        input="a fox",
+        output="A red fox rests in deep snow. Pines stand behind.",
+    )
+    other = row(
+        kind="expand", modality="video", input="an owl", output="An old owl sits on a branch. Stars shine."
+    )
     alone = list(derive.from_pairs([pair], 3))
     assert list(derive.from_pairs([other, pair], 3))[-len(alone) :] == alone
 
 
 def test_a_teacher_that_echoes_is_kept_as_found_only() -> None:
-    pair = row(kind="expand", modality="video", input="a fox runs", output="A fox runs. Realistic, Natural lighting, Calm",
-               teacher="hunyuan-rewriter")  # fmt: skip
+    pair = row(kind="expand", modality="video", input="a fox runs", teacher="hunyuan-rewriter",
+               output="A fox runs. Realistic, Natural lighting, Calm")  # fmt: skip
     assert [(e.modality, e.method) for e in derive.from_pairs([pair], 0)] == [("video", "pair")]
 
 
@@ -68,7 +83,10 @@ def test_rows_by_a_language_model_are_counted_apart() -> None:
     [
         ("A menu lies on a wooden table beside a cup of coffee.", False),
         ("A jar with a label stands on a shelf in the kitchen.", False),
-        ("A room with a poster on the wall.", True),  # near the beginning: can't be told from a design by words alone
+        (
+            "A room with a poster on the wall.",
+            True,
+        ),  # near the beginning: can't be told from a design by words alone
         ("A man stands in a large room and reads the old poster on the wall.", False),
         ("A minimalist logo of a fox.", True),
         ("Design a summer sale banner.", True),
@@ -122,19 +140,30 @@ def test_an_input_names_the_subject_and_not_the_frame_around_it() -> None:
 @pytest.fixture
 def composer() -> Composer:
     names = "animals dogs fruits vegetables dishes flowers objects clothing creatures instruments occupations"
-    lists = {name: ["fox", "heron", "box of matches"] for name in (*names.split(), "cities", "adjectives", "nouns")}
-    style = {"name": "art-ink", "prompt": "ink drawing of {prompt} . fine lines", "source": "s", "licence": "MIT"}
+    lists = {
+        name: ["fox", "heron", "box of matches"] for name in (*names.split(), "cities", "adjectives", "nouns")
+    }
+    style = {
+        "name": "art-ink",
+        "prompt": "ink drawing of {prompt} . fine lines",
+        "source": "s",
+        "licence": "MIT",
+    }
     return Composer(lists, [style], random.Random(1))
 
 
 def test_composed_rows_agree_in_number_and_article(composer: Composer) -> None:
     """'Three foxes rests beside an roll' was learnt as grammar."""
-    several = r"\b(?:two|three|four|five|six|pair of|group of|dozens of) (?:\w+ )?(?:foxes|herons|boxes of matches)"
+    several = (
+        r"\b(?:two|three|four|five|six|pair of|group of|dozens of) (?:\w+ )?(?:foxes|herons|boxes of matches)"
+    )
     for episode in composer.episodes(600):
         text = episode.output
         assert not re.search(r"\ba [aeio]\w+|\ban [^aeiou\W]", text), text
         assert not re.search(rf"{several} stands\b", text, re.IGNORECASE), text
-        assert not re.search(r"(?<!of )(?<!of \w{3} )\b(?:a|an) (?:\w+ )?(?:fox|heron|box of matches) stand\b", text), text
+        assert not re.search(
+            r"(?<!of )(?<!of \w{3} )\b(?:a|an) (?:\w+ )?(?:fox|heron|box of matches) stand\b", text
+        ), text
 
 
 def test_the_output_of_a_composed_row_names_its_subject(composer: Composer) -> None:
@@ -169,7 +198,9 @@ def test_an_unreadable_file_to_exclude_is_named(tmp_path: Path) -> None:
 
 
 def test_rows_come_as_often_as_their_source_or_else_their_origin_says() -> None:
-    tokenizer = PromptTokenizer.train(["a red fox rests in deep snow"] * 3, len(DEFAULT_FORMAT.special_tokens()) + 300)
+    tokenizer = PromptTokenizer.train(
+        ["a red fox rests in deep snow"] * 3, len(DEFAULT_FORMAT.special_tokens()) + 300
+    )
     recipe = DataRecipe(50, 50, repeat={"derived": 3, "coco-captions": 0})
     rows = [episode("fox", "A red fox."), episode("snow", "Deep snow.", "coco-captions"),
             episode("a", "A fox rests.", origin="real")]  # fmt: skip
@@ -180,7 +211,7 @@ def test_muon_makes_updates_orthogonal_and_learns() -> None:
     torch.manual_seed(0)
     for shape in ((3, 64, 64), (2, 32, 128), (2, 128, 32)):
         values = torch.linalg.svdvals(muon.orthogonal(torch.randn(shape)).float())
-        assert 0.4 < float(values.min())
+        assert float(values.min()) > 0.4
         assert float(values.max()) < 1.4
     model = checkpoint.load_model(tiny_checkpoint())
     optimizer = muon.Muon(muon.groups(model), lr=0.01, weight_decay=0.1)

@@ -140,18 +140,29 @@ def _add_improve(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder; rounds found there are gone on with")
     parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
     parser.add_argument("--rounds", type=_positive, default=1, help="default %(default)s")
-    parser.add_argument("--rollouts", type=_positive, default=5000, help="commands a round; default %(default)s")
+    parser.add_argument(
+        "--rollouts", type=_positive, default=5000, help="commands a round; default %(default)s"
+    )
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        help="more inputs to answer: JSON lines of input, kind and modality; default none",
+    )
     parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
     parser.add_argument(
         "--per-cell", type=_positive, default=40, help="rollouts kept of each command; default %(default)s"
     )
-    parser.add_argument("--steps", type=_positive, default=1000, help="of training a round; default %(default)s")
+    parser.add_argument(
+        "--steps", type=_positive, default=1000, help="of training a round; default %(default)s"
+    )
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--save-every", type=_positive, default=250, help="steps; default %(default)s")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
     )
-    parser.add_argument("--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s")
+    parser.add_argument(
+        "--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_improve)
 

@@ -24,7 +24,9 @@ STILL_CUTS = 4  # beginnings of a video prompt that an image prompt is made of, 
 SHORTEST_CUT = 8  # words
 REVERSED_SHARE = 0.5
 SWAPPED_ROWS = 3  # of a pair or long text with another thing in it
-ECHOING = ("hunyuan-rewriter",)  # teachers that repeat the input and add three words: kept as found, not reused
+ECHOING = (
+    "hunyuan-rewriter",
+)  # teachers that repeat the input and add three words: kept as found, not reused
 
 
 def _episode(
@@ -115,7 +117,9 @@ def from_swapped(
             other.pop("group", None)
             made = [e for e in make([other], seed) if e.task != "compress"]
             for episode in rng.sample(made, min(most, len(made))):
-                yield replace(episode, key=row.get("input") or row["text"], origin="derived", method="swapped")
+                yield replace(
+                    episode, key=row.get("input") or row["text"], origin="derived", method="swapped"
+                )
 
 
 def _beginnings(text: str, rng: random.Random, shorter: int) -> list[str]:

@@ -76,7 +76,9 @@ def _texts(path: Path) -> Iterator[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} can't be read ({error}): --exclude takes .txt or .jsonl files") from error
+        raise TrainingError(
+            f"{path} can't be read ({error}): --exclude takes .txt or .jsonl files"
+        ) from error
     for number, line in enumerate(lines, start=1):
         if path.suffix != ".jsonl":
             yield line

@@ -23,7 +23,7 @@ _PLACES = ("in a sunlit meadow", "on a wooden table", "in a quiet library", "on 
            "on a city rooftop", "in a misty valley", "under a large oak tree", "in a small garden", "by an open window",
            "on a cobblestone street", "in a dusty attic", "on a grassy hill", "near a waterfall", "in a train station",
            "in a desert canyon", "on a marble shelf", "in a cozy living room", "at the edge of a cliff")  # fmt: skip
-_LIGHTS = ("soft morning light", "the warm glow of sunset", "pale moonlight", "bright midday sun", "flickering candlelight",
+_LIGHTS = ("soft morning light", "the warm glow of sunset", "pale moonlight", "bright midday sun", "candlelight",
            "cool blue light", "golden afternoon light", "the light of street lamps", "diffuse light under grey clouds",
            "a single spotlight", "neon light", "dappled sunlight")  # fmt: skip
 _SURFACES = ("wood", "glass", "marble", "brass", "porcelain", "clay", "paper", "leather", "silver", "stone", "bronze",
@@ -116,7 +116,9 @@ class Composer:
 
     def _things(self) -> tuple[str, bool]:
         """Something that stands about, and whether it is plural."""
-        noun = self.rng.choice(("vase", "lamp", "chair", "bowl", "statue", "lantern", "box", "bottle", "clock", "frame"))
+        noun = self.rng.choice(
+            ("vase", "lamp", "chair", "bowl", "statue", "lantern", "box", "bottle", "clock", "frame")
+        )
         if self.rng.random() < 0.4:
             return f"{self.rng.choice(_COUNTS[:5])} {_plural(noun)}", True
         return _article(noun), False

@@ -14,9 +14,10 @@ import json
 import logging
 import random
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ from promptdial.command import Command, word_count
 from promptdial.engine import Engine, GenerationRequest, Sampling
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.support import Support
-from training import checkpoint, measures, replay, train
+from training import checkpoint, measures, replay, sources, train
 from training.episodes import Episode, read_episodes, read_file, write_episodes
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
-LENGTHS = (0.6, 1.6)  # an exploratory length, as a multiple of that of a row of the task
+LENGTHS = (0.8, 1.3)  # an exploratory length, as a multiple of that of a row of the task
+NEW_INPUTS = 0.5  # share of the commands that are over inputs that no row answers
+SOURCE = ("rollouts", "Apache-2.0")
 WAITING = 512  # requests in the engine's queue
 PROBES = 48  # validation inputs that each round is judged by
 
@@ -71,48 +74,88 @@ def _exported(source: Path, target: Path, scorer: Path | None) -> Bundle:
 
 
 def explore(
-    rows: Sequence[Episode], support: Support, count: int, rng: random.Random
+    rows: Sequence[Episode], inputs: Sequence[Episode], support: Support, count: int, rng: random.Random
 ) -> Iterator[tuple[Command, Episode]]:
-    """Commands to try over training inputs: as relevant as rows of that length get and a little beyond, any length.
+    """Commands to try: as relevant as rows of that length get and a little beyond, any length that the task has.
 
     UDRL asks for returns at and past the upper end of what was achieved. A fifth asks for less, to keep the dial
-    honest. Tasks and modalities come as often as in the rows.
+    honest. Half of the commands are over `inputs` that no row answers, where there are any; else tasks and modalities
+    come as often as in the rows.
     """
     usable = [row for row in rows if row.method != "mismatched" and row.origin != replay.ORIGIN]
+    lengths: dict[str, list[int]] = defaultdict(list)
+    for row in usable:
+        lengths[row.task].append(row.words)
+    known = [row for row in inputs if row.task in lengths]
     for _ in range(count):
-        row = rng.choice(usable)
-        limits = support.length_range(row.task) or (1, row.words)
-        length = round(min(max(row.words * rng.uniform(*LENGTHS), limits[0]), limits[1]))
-        cell = support.cell(row.task, max(length, 1))
+        row = rng.choice(known if known and rng.random() < NEW_INPUTS else usable)
+        limits = support.length_range(row.task) or (1, max(lengths[row.task]))
+        wanted = rng.choice(lengths[row.task]) * rng.uniform(*LENGTHS)
+        length = max(1, round(min(max(wanted, limits[0]), limits[1])))
+        cell = support.cell(row.task, length)
         if cell is None:
             continue
         low, high = (cell.p05, cell.p50) if rng.random() < 0.2 else (cell.p50, min(1.0, cell.p95 + 0.05))
-        yield Command(row.task, row.modality, rng.uniform(low, high), max(length, 1)), row
+        yield Command(row.task, row.modality, rng.uniform(low, high), length), row
+
+
+def read_inputs(path: Path | None, tasks: Sequence[str], modalities: Sequence[str]) -> list[Episode]:
+    """Inputs without an output from JSON lines of `input`, `kind` and `modality`. Raises TrainingError."""
+    if path is None:
+        return []
+    rows = sources.read_rows(path, ("input", "kind", "modality"), {"kind": tasks, "modality": modalities})
+    return [
+        Episode(
+            row["kind"], row["modality"], row["input"], "", replay.ORIGIN, "", *SOURCE, row["input"], "train"
+        )
+        for row in rows
+    ]
 
 
 def _rollouts(
-    folder: Path, bundle: Bundle, rows: Sequence[Episode], scorer: RelevanceScorer, args: argparse.Namespace, number: int
+    folder: Path,
+    bundle: Bundle,
+    rows: Sequence[Episode],
+    scorer: RelevanceScorer,
+    args: argparse.Namespace,
+    number: int,
 ) -> tuple[list[Episode], dict[str, Any]]:
     """Answers to exploratory commands that are worth learning from, and how many were not; kept on disk."""
     path, counts_path = folder / "rollouts.parquet", folder / "rollouts.json"
     if counts_path.is_file():
         return read_file(path), json.loads(counts_path.read_text(encoding="utf-8"))
     rng = random.Random(f"{args.seed}-{number}")
-    asked = list(explore(rows, bundle.support, args.rollouts, rng))
-    answers = generate(bundle, [(command, row.input) for command, row in asked], args.threads, args.seed + number, args.n)
+    format = bundle.tokenizer().format
+    inputs = read_inputs(args.inputs, format.tasks, format.modalities)
+    asked = list(explore(rows, inputs, bundle.support, args.rollouts, rng))
+    answers = generate(
+        bundle, [(command, row.input) for command, row in asked], args.threads, args.seed + number, args.n
+    )
     made = [
-        (replace(row, output=text, words=word_count(text), origin=replay.ORIGIN, method=f"round-{number}"), ended)
+        (_rollout(row, text, number), ended)
         for (_, row), candidates in zip(asked, answers, strict=True)
         for text, ended in candidates
     ]
     good = [episode for episode, ended in made if text_ok(episode) and replay.worth_learning(episode, ended)]
     relevance = scorer.score([e.input for e in good], [e.output for e in good])
-    labelled = [replace(e, relevance=min(max(float(r), 0.0), 1.0)) for e, r in zip(good, relevance, strict=True)]
-    counts = {"rollouts": len(made), "worth_learning": len(good), "by_task": dict(Counter(e.task for e in good))}
+    labelled = [
+        replace(e, relevance=min(max(float(r), 0.0), 1.0)) for e, r in zip(good, relevance, strict=True)
+    ]
+    counts = {
+        "rollouts": len(made),
+        "worth_learning": len(good),
+        "by_task": dict(Counter(e.task for e in good)),
+    }
     write_episodes(path, labelled)
     counts_path.write_text(json.dumps(counts), encoding="utf-8")
     log.info("round %d: %d of %d rollouts are worth learning from", number, len(good), len(made))
     return labelled, counts
+
+
+def _rollout(row: Episode, text: str, number: int) -> Episode:
+    source, licence = SOURCE
+    return replace(row, output=text, words=word_count(text), origin=replay.ORIGIN, method=f"round-{number}",
+                   source=source, licence=licence)  # fmt: skip
 
 
 def text_ok(episode: Episode) -> bool:
@@ -143,7 +186,10 @@ def generate(
                 for number, (command, text) in enumerate(asked[first : first + WAITING])
             ]
             for generation in part:
-                ended = [(tokenizer.decode(ids), reason == "stop") for ids, reason in generation.result().candidates]
+                ended = [
+                    (tokenizer.decode(ids), reason == "stop")
+                    for ids, reason in generation.result().candidates
+                ]
                 found.append(ended)
             log.info("%d of %d commands answered", len(found), len(asked))
     finally:
@@ -185,7 +231,11 @@ def _judged(
     if path.is_file():
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    rows = {row.input: row for row in held_out if row.task == "expand" and row.method in ("pair", "reused", "reused-cut")}
+    rows = {
+        row.input: row
+        for row in held_out
+        if row.task == "expand" and row.method in ("pair", "reused", "reused-cut")
+    }
     chosen = [rows[key] for key in sorted(rows)][:: max(1, len(rows) // PROBES)][:PROBES]
     if not chosen:
         raise TrainingError(f"{args.episodes} holds no validation pairs of expand to judge a round by")
@@ -196,13 +246,20 @@ def _judged(
     texts = [candidates[0][0] for candidates in generate(bundle, asked, args.threads, args.seed, 1)]
     figures = {
         "relevance": _mean(scorer.score([text for _, text in asked], texts)),
-        "relevance_reference": _mean(scorer.score([row.input for row in chosen], [row.output for row in chosen])),
+        "relevance_reference": _mean(
+            scorer.score([row.input for row in chosen], [row.output for row in chosen])
+        ),
         "distinct_2": round(pair_variety(texts), 3),
         "repetition": _mean([measures.repetition(text) for text in texts]),
-        "copy_rate": _mean([measures.copy_rate(row.input, text) for row, text in zip(chosen, texts, strict=True)]),
+        "copy_rate": _mean(
+            [measures.copy_rate(row.input, text) for row, text in zip(chosen, texts, strict=True)]
+        ),
         "recall": _mean([replay.recall(row.input, text) for row, text in zip(chosen, texts, strict=True)]),
         "length_within_20_percent": _mean(
-            [abs(word_count(text) - row.words) <= 0.2 * row.words for row, text in zip(chosen, texts, strict=True)]
+            [
+                abs(word_count(text) - row.words) <= 0.2 * row.words
+                for row, text in zip(chosen, texts, strict=True)
+            ]
         ),
     }
     path.write_text(json.dumps(figures), encoding="utf-8")
@@ -214,7 +271,7 @@ def pair_variety(texts: Sequence[str], budget: int = 1500) -> float:
     pairs: list[tuple[str, str]] = []
     for text in texts:
         found = text.lower().split()
-        pairs.extend(zip(found, found[1:], strict=False))
+        pairs.extend(pairwise(found))
     return len(set(pairs[:budget])) / max(1, len(pairs[:budget]))
 
 

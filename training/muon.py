@@ -35,7 +35,13 @@ class Muon(torch.optim.Optimizer):
     """Groups with `muon` true hold block matrices stored as (in, out); fused ones are split into square parts."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, weight_decay: float) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "betas": (0.9, 0.98), "muon": False}
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": 0.95,
+            "betas": (0.9, 0.98),
+            "muon": False,
+        }
         super().__init__(groups, defaults)
 
     @torch.no_grad()

@@ -174,12 +174,16 @@ def mismatched(episodes: Sequence[Episode], cache: EmbeddingCache, rng: random.R
             pool = [index for index in pool if cell[index].key != episode.key]
             if not pool:
                 continue
-            # Without BLAS, whose threads wait for each other on a busy machine far longer than so small a product takes.
+            # Without BLAS, whose threads wait for each other far longer than so small a product takes.
             relevance = np.einsum("nd,d->n", outputs[pool], cache.rows([episode.input])[0])
             wanted = rng.uniform(0.05, max(0.1, 0.85 * episode.relevance))
             nearest = int(np.argmin(np.abs(relevance - wanted)))
             other = replace(
-                cell[pool[nearest]], input=episode.input, key=episode.key, origin="derived", method="mismatched"
+                cell[pool[nearest]],
+                input=episode.input,
+                key=episode.key,
+                origin="derived",
+                method="mismatched",
             )
             made.append(replace(other, relevance=float(np.clip(relevance[nearest], 0.0, 1.0))))
     return made

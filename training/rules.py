@@ -37,7 +37,8 @@ _INSTRUCTION = re.compile(
     re.IGNORECASE,
 )
 _ORDER = re.compile(
-    r"^(?:please\s+|can you\s+|help me\s+)*(?:generate|create|draw|design|paint|make|render)\s+(?:me\s+)?(?=an?\b|the\b|\w+ style)",
+    r"^(?:please\s+|can you\s+|help me\s+)*(?:generate|create|draw|design|paint|make|render)\s+(?:me\s+)?"
+    r"(?=an?\b|the\b|\w+ style)",
     re.IGNORECASE,
 )
 # Texts that say something about other texts, web furniture, marks of translation, and people by name.
@@ -48,8 +49,8 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 _CREDIT = re.compile(
-    r"\b(?:by|style of|inspired by|from|art of|painting of|work of)\s+[a-z]+ [a-z]+|artstation|trending|deviantart|cgsociety|"
-    r"furaffinity|pinterest|pixiv|unreal|octane|greg|rutkowski|mucha|artgerm|wlop|\d",
+    r"\b(?:by|style of|inspired by|from|art of|painting of|work of)\s+[a-z]+ [a-z]+|artstation|trending|"
+    r"deviantart|cgsociety|furaffinity|pinterest|pixiv|unreal|octane|greg|rutkowski|mucha|artgerm|wlop|\d",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“A-Z0-9])")

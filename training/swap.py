@@ -16,7 +16,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "colors": COLORS,
     "animals": (
         "dog", "cat", "horse", "cow", "sheep", "elephant", "bear", "zebra", "giraffe", "fox", "rabbit", "lion", "tiger",
-        "wolf", "deer", "squirrel", "hedgehog", "otter", "panda", "koala", "goat", "donkey", "camel", "monkey", "kangaroo",
+        "wolf", "deer", "squirrel", "hedgehog", "otter", "panda", "koala", "goat", "donkey", "camel", "monkey",
         "raccoon", "badger", "leopard", "llama", "puppy", "kitten", "hamster", "beaver", "lynx", "moose", "bison",
     ),
     "birds": ("bird", "owl", "eagle", "parrot", "penguin", "swan", "duck", "heron", "raven", "sparrow", "flamingo",
@@ -29,12 +29,12 @@ KINDS: Mapping[str, Sequence[str]] = {
                  "airplane", "helicopter", "tractor", "sailboat", "yacht"),
     "furniture": ("chair", "couch", "sofa", "bench", "armchair", "stool", "desk", "bookshelf", "cabinet", "wardrobe"),
     "vessels": ("cup", "bowl", "vase", "bottle", "mug", "teapot", "jug", "basket", "bucket", "jar"),
-    "instruments": ("guitar", "piano", "violin", "cello", "trumpet", "flute", "harp", "saxophone", "accordion", "banjo"),
+    "instruments": ("guitar", "piano", "violin", "cello", "trumpet", "flute", "harp", "saxophone", "accordion"),
     "flowers": ("rose", "tulip", "sunflower", "daisy", "orchid", "lily", "iris", "peony", "lavender", "dahlia"),
 }  # fmt: skip
 _KIND_OF = {word: kind for kind, words in KINDS.items() for word in words}
 _MENTION = re.compile(rf"\b({'|'.join(sorted(_KIND_OF, key=len, reverse=True))})(s|es|'s)?\b", re.IGNORECASE)
-_ARTICLE = re.compile(r"\b(an?)(?= (\w))", re.IGNORECASE)
+_ARTICLE = re.compile(rf"\b(an?) ({'|'.join(_KIND_OF)})\b", re.IGNORECASE)
 
 
 def swapped(texts: Sequence[str], rng: random.Random, most: int = 2) -> list[str] | None:
@@ -45,7 +45,9 @@ def swapped(texts: Sequence[str], rng: random.Random, most: int = 2) -> list[str
     present = {match.group(1).lower() for text in texts for match in _MENTION.finditer(text)}
     changes: dict[str, str] = {}
     for old in rng.sample(found, min(most, len(found))):
-        others = [word for word in KINDS[_KIND_OF[old]] if word not in present and word not in changes.values()]
+        others = [
+            word for word in KINDS[_KIND_OF[old]] if word not in present and word not in changes.values()
+        ]
         if others:
             changes[old] = rng.choice(others)
     return [_replaced(text, changes) for text in texts]
@@ -67,12 +69,10 @@ def _replaced(text: str, changes: Mapping[str, str]) -> str:
 
 
 def _article(match: re.Match[str]) -> str:
-    """The article before a word that begins with this letter; "a u..." and "an h..." stay as they are."""
-    article, letter = match.group(1), match.group(2).lower()
-    if letter in "uhe" and article.lower() == "a" or letter in "uh":  # a unicorn, a European, an hour
-        return article
-    right = "an" if letter in "aeio" else "a"
-    return right.capitalize() if article[:1].isupper() else right
+    """The right article before a word that may have been put there."""
+    article, word = match.group(1), match.group(2).lower()
+    right = "an" if word[0] in "aeio" or word == "umbrella" else "a"
+    return f"{right.capitalize() if article[:1].isupper() else right} {match.group(2)}"
 
 
 def _plural(noun: str) -> str:
@@ -80,4 +80,6 @@ def _plural(noun: str) -> str:
         return noun
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
-    return noun + ("es" if noun.endswith(("ch", "sh", "x", "o")) and noun not in ("piano", "banjo", "cello") else "s")
+    return noun + (
+        "es" if noun.endswith(("ch", "sh", "x", "o")) and noun not in ("piano", "banjo", "cello") else "s"
+    )

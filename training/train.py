@@ -270,9 +270,7 @@ class OutputTrainer(Trainer):
             return super().create_optimizer()
         if self.optimizer is None:
             model: Any = self.model
-            self.optimizer = muon.Muon(
-                muon.groups(model), self.args.learning_rate, self.args.weight_decay
-            )
+            self.optimizer = muon.Muon(muon.groups(model), self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
 
     def compute_loss(
