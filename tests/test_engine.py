@@ -271,6 +271,20 @@ def test_candidates_differ_and_the_first_is_the_one_that_n_1_gives(engine: Engin
     assert len({tuple(tokens) for tokens, _ in many.candidates}) == 4
 
 
+def test_no_run_of_tokens_comes_twice_where_that_is_asked_for(engine: Engine, bundle: Bundle) -> None:
+    prompt = tuple(bundle.tokenizer().prompt(Command("expand", "image", 0.8, 40), "a fox"))
+    for sampling in (Sampling(0.0, no_repeat=3), Sampling(0.3, no_repeat=3)):
+        request = GenerationRequest(prompt=prompt, n=4, max_tokens=100, sampling=sampling, seed=3)
+        for tokens, _ in engine.submit(request).result().candidates:
+            runs = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
+            assert len(set(runs)) == len(runs)
+    free = GenerationRequest(prompt=prompt, max_tokens=100, sampling=GREEDY)
+    tokens = engine.submit(free).result().candidates[0][0]
+    assert (
+        len({tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)}) < len(tokens) - 2
+    )  # a loop, left alone
+
+
 def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:
     prompt = prompts(bundle, 1)[0]
     result = engine.submit(GenerationRequest(prompt, n=3, max_tokens=12, sampling=GREEDY)).result(30)
@@ -551,6 +565,7 @@ def test_an_engine_that_was_not_started_takes_nothing(bundle: Bundle) -> None:
         ({"sampling": Sampling(top_p=1.1)}, "top_p"),
         ({"sampling": Sampling(top_k=0)}, "top_k"),
         ({"sampling": Sampling(top_k=65)}, "top_k"),
+        ({"sampling": Sampling(no_repeat=-1)}, "no_repeat"),
         ({"prompt": ()}, "input"),
         ({"prompt": (1_000_000,)}, "input"),
         ({"prompt": (-1,)}, "input"),

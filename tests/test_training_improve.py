@@ -114,8 +114,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(work: Path, out: str) -> argparse.Namespace:
     return argparse.Namespace(
         start=work / "run" / "final", episodes=work / "episodes", out=work / out, recipe=str(work / "test.toml"),
-        rounds=2, rollouts=24, inputs=None, n=2, per_cell=5, steps=3, learning_rate=None, save_every=2, scorer=scorer_folder(),
-        threads=1, seed=0,
+        rounds=2, rollouts=24, inputs=None, n=2, per_cell=5, steps=3, learning_rate=None, save_every=9,
+        scorer=scorer_folder(), threads=1, seed=0,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Every row is marked `generated`.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -166,8 +167,8 @@ class Composer:
         return Episode(
             task,
             modality,
-            input,
-            output,
+            with_articles(input),
+            with_articles(output),
             "generated",
             method,
             source,
@@ -185,9 +186,18 @@ def _capitalized(text: str) -> str:
 
 
 def _article(noun: str) -> str:
-    if noun.startswith(("a ", "an ", "the ")):
-        return noun
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+    return noun if noun.startswith(("a ", "an ", "the ")) else with_articles(f"a {noun}")
+
+
+def with_articles(text: str) -> str:
+    """The text with "a" or "an" as the word behind it wants it."""
+    return re.sub(r"\b(an?) (?=(\w+))", _right_article, text, flags=re.IGNORECASE)
+
+
+def _right_article(match: re.Match[str]) -> str:
+    word = match.group(2).lower()
+    vowel = word[0] in "aeiou" and not word.startswith(("uni", "use", "usu", "eu", "one", "uku"))
+    return f"{match.group(1)[0]}{'n' if vowel else ''} "
 
 
 def _plural(noun: str) -> str:

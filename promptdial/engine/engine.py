@@ -220,6 +220,8 @@ class Engine:
             raise InvalidRequest(f"top_p must lie in 0-1 and over 0, got {sampling.top_p}", "top_p")
         if not 1 <= sampling.top_k <= MAX_TOP_K:
             raise InvalidRequest(f"top_k must lie in 1-{MAX_TOP_K}, got {sampling.top_k}", "top_k")
+        if sampling.no_repeat < 0:
+            raise InvalidRequest(f"no_repeat must be 0 or more, got {sampling.no_repeat}", "no_repeat")
         if not request.prompt or not all(0 <= token < self._decoder.vocabulary for token in request.prompt):
             raise InvalidRequest("the prompt must be a list of the model's token ids", "input")
         if len(request.prompt) > self._decoder.capacity:
