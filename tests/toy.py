@@ -21,9 +21,11 @@ GREEDY = Sampling(temperature=0.0)
 class ToyDecoder:
     """Seconds: a piece of a prompt ``piece_s`` a token, a step ``step_s`` and ``row_s`` a row."""
 
-    def __init__(self, slots: int = 16, capacity: int = 512, chunk: int = 8, row_s: float = 0.0004) -> None:
+    def __init__(
+        self, slots: int = 16, capacity: int = 512, pieces: tuple[int, ...] = (8,), row_s: float = 0.0004
+    ) -> None:
         self.slots, self.capacity, self.vocabulary = slots, capacity, 600
-        self.pieces = (chunk,)
+        self.pieces = pieces
         self.staging = slots + slots % 2
         self.now, self.piece_s, self.step_s, self.row_s = 0.0, 0.0002, 0.003, row_s
         self.log: list[tuple[str, int]] = []  # ("piece", tokens) and ("step", rows), in order
@@ -83,9 +85,13 @@ def toy_text(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
     return held[len(prompt) :]
 
 
-def toy_engine(decoder: ToyDecoder, queue_limit: int = 64, max_running: int | None = None) -> Engine:
+def toy_engine(
+    decoder: ToyDecoder, queue_limit: int = 64, max_running: int | None = None, pause: float = 2.0
+) -> Engine:
     """An engine whose steps the test makes, in virtual time."""
-    engine = Engine(decoder, END, queue_limit=queue_limit, max_running=max_running, clock=decoder.clock)
+    engine = Engine(
+        decoder, END, queue_limit=queue_limit, max_running=max_running, pause=pause, clock=decoder.clock
+    )
     engine.start(background=False)
     decoder.log.clear()
     return engine
