@@ -40,7 +40,7 @@ def _origins(episodes: Sequence[Episode]) -> list[str]:
 
 def _coverage(episodes: Sequence[Episode]) -> list[str]:
     counts = Counter(
-        (e.task, e.modality, _slot(LENGTHS, e.words), _slot(RELEVANCES, e.relevance), e.origin == "real")
+        (e.task, e.modality, slot(LENGTHS, e.words), slot(RELEVANCES, e.relevance), e.origin == "real")
         for e in episodes
     )
     headings = [f"{low:.1f}-{min(high, 1.0):.1f}" for low, high in RELEVANCES]
@@ -60,7 +60,8 @@ def _coverage(episodes: Sequence[Episode]) -> list[str]:
     return lines
 
 
-def _slot(bounds: Sequence[tuple[float, float]], value: float) -> int:
+def slot(bounds: Sequence[tuple[float, float]], value: float) -> int:
+    """The index of the range that a value falls into."""
     return max(index for index, (low, _) in enumerate(bounds) if value >= low)
 
 
