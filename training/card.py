@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from training.episodes import Episode
-from training.sources import ATTRIBUTION
+from training.sources import credit
 
 LENGTHS = ((1, 9), (10, 19), (20, 39), (40, 69), (70, 99), (100, 10_000))
 RELEVANCES = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01))
@@ -22,7 +22,7 @@ def source_rows(episodes: Sequence[Episode]) -> list[dict[str, object]]:
     """Sources with licence, rows and the credit to give, most rows first; what model cards state."""
     counts = Counter((episode.source, episode.licence) for episode in episodes)
     return [
-        {"source": source, "licence": licence, "rows": rows, "attribution": ATTRIBUTION.get(source, source)}
+        {"source": source, "licence": licence, "rows": rows, "attribution": credit(source)}
         for (source, licence), rows in counts.most_common()
     ]
 

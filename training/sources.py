@@ -39,7 +39,7 @@ ATTRIBUTION = {
     "corpora": "Corpora, Darius Kazemi and contributors, dariusk/corpora",
     "clip-interrogator": "CLIP Interrogator word lists, pharmapsychotic/clip-interrogator",
     "sdxl-prompt-styler": "SDXL Prompt Styler, twri/sdxl_prompt_styler",
-    "smollm2-distilled": "Written by SmolLM2-135M-Instruct, HuggingFaceTB",
+    "smollm2-distilled": "Written by SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0)",
 }
 
 
@@ -51,6 +51,12 @@ class OpenData:
     texts: list[dict[str, Any]]
     styles: list[dict[str, Any]]
     lists: dict[str, list[str]]
+
+
+def credit(source: str) -> str:
+    """The credit to give for a source: its attribution, the model that wrote it, or its name."""
+    written = f"Written by {source.removesuffix('-distilled')}" if source.endswith("-distilled") else source
+    return ATTRIBUTION.get(source, written)
 
 
 def data_dir(given: Path | None) -> Path:

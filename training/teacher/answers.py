@@ -96,10 +96,10 @@ def _paragraph(answer: str) -> str:
     first = next(
         (part for part in re.split(r"\n\s*\n|\n(?=[A-Z][a-z]+:)", answer.strip()) if part.strip()), ""
     )
-    text = rules.clean(first)
-    if len(text) > 1 and text[0] in '"“' and text[-1] in '"”':
-        text = text[1:-1].strip()
-    text = _PREAMBLE.sub("", text, count=1)
+    text = _PREAMBLE.sub("", rules.clean(first), count=1)
+    marks = sum(text.count(mark) for mark in '"“”')
+    if text[:1] in ('"', "“") and (marks % 2 or (marks == 2 and text[-1] in '"”')):
+        text = text[1:].rstrip('"”')
     return text[:1].upper() + text[1:]
 
 
@@ -114,6 +114,7 @@ def _good_sentences(text: str) -> list[str]:
         unquoted = _QUOTED.sub("", sentence)
         if (
             not sentence.endswith((".", "!", '."', ".”", '!"'))
+            or sentence.count('"') % 2
             or len(set(own)) < len(own)
             or runs.intersection(own)
             or len(content - said) < max(2, len(content) // 2)
