@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from training import sources
 from training.errors import TrainingError
 from training.teacher import templates
 from training.teacher.answers import judge
+from training.teacher.pace import Pace, retry_after
 
 TASK = """
 task = "expand"
@@ -199,6 +201,26 @@ def test_retry_after_holds_back_every_request(given: Path, tiny_bundle: Path) ->
     (_, _, first), (_, _, second), *_ = teacher.log
     assert second - first >= 1.9
     assert report(given)["answered"] == 6
+
+
+@pytest.mark.parametrize("pace", [Pace(600, None), Pace(None, 60_000)])
+def test_no_more_is_asked_in_a_minute_than_allowed(pace: Pace) -> None:
+    """Ten requests of 100 tokens a second, after one second's worth at once."""
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(pace.wait(100) for _ in range(30)))
+
+    before = time.monotonic()
+    asyncio.run(ask_all())
+    assert time.monotonic() - before >= (30 - 11) / 10
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, None), ("2", 2.0), ("-1", 0.0), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)
+def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header) == seconds
 
 
 def test_a_budget_is_not_overrun(given: Path, tiny_bundle: Path) -> None:
