@@ -267,6 +267,39 @@ def test_a_row_of_another_kind_is_named(tmp_path: Path, line: bytes, said: str) 
         sources.load(data)
 
 
+def test_more_pairs_are_read_behind_the_folder_s_own(tmp_path: Path) -> None:
+    data = open_data.write(tmp_path / "data", pairs=8, texts=8)
+    own = sources.load(data).pairs
+    (tmp_path / "more.jsonl").write_bytes((data / "pairs.jsonl").read_bytes())
+    assert sources.load(data, [tmp_path / "more.jsonl"]).pairs == own + own
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"kind": "story"}, "line 9: kind is 'story', which is none of expand, tags"),
+        ({"split": "test"}, "line 9: split is 'test', which is none of train, eval"),
+        ({"output": " "}, "line 9: field 'output' is missing or no text"),
+    ],
+)
+def test_a_bad_row_of_more_pairs_is_named_by_file_and_line(
+    tmp_path: Path, tiny_bundle: Path, row: dict[str, str], said: str
+) -> None:
+    data = open_data.write(tmp_path / "data", pairs=8, texts=8)
+    lines = (data / "pairs.jsonl").read_text().splitlines()
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join([*lines, json.dumps({**json.loads(lines[0]), **row})]))
+    answer = training("prepare", "--data-dir", data, "--pairs", more, "--out", tmp_path / "out",
+                      "--scorer", tiny_bundle, code=1)  # fmt: skip
+    assert f"{more}, {said}" in _last_line(answer)
+
+
+def test_a_missing_file_of_pairs_is_named(tmp_path: Path) -> None:
+    data = open_data.write(tmp_path / "data", pairs=8, texts=8)
+    with pytest.raises(TrainingError, match=r"more\.jsonl is missing"):
+        sources.load(data, [tmp_path / "more.jsonl"])
+
+
 def test_a_step_left_out_is_named(tmp_path: Path, tiny_bundle: Path) -> None:
     said = training(
         "train", "--episodes", tmp_path, "--out", tmp_path / "run", "--scorer", tiny_bundle, code=1

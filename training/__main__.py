@@ -1,4 +1,4 @@
-"""Command line of the training half: `python -m training prepare | tokenizer | train | evaluate`."""
+"""Command line of the training half: `python -m training distill | prepare | tokenizer | train | evaluate`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_distill(commands)
     _add_prepare(commands)
     _add_tokenizer(commands)
     _add_train(commands)
@@ -46,9 +47,73 @@ def _positive(text: str) -> int:
     return value
 
 
+def _add_distill(commands: Commands) -> None:
+    parser = commands.add_parser("distill", help="a teacher model writes pairs for `prepare --pairs`")
+    parser.add_argument(
+        "--teacher", required=True, metavar="URL", help="base URL of the endpoint, ending with /v1"
+    )
+    parser.add_argument("--model", required=True, help="as the endpoint calls it")
+    parser.add_argument("--licence", required=True, help="of what the teacher writes, such as Apache-2.0")
+    parser.add_argument("--source", help="name of the rows' source; default MODEL-distilled")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a run found there is resumed")
+    parser.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
+    parser.add_argument("--inputs", type=Path, help="own inputs, one a line, instead of the open data's")
+    parser.add_argument(
+        "--templates", type=Path, help="folder of task templates; default training/teacher/tasks"
+    )
+    parser.add_argument("--count", type=_positive, default=1000, help="requests; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="of the scorer; default %(default)s")
+    _add_asking(parser.add_argument_group("asking"))
+    parser.set_defaults(run=_distill)
+
+
+def _add_asking(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the key")
+    group.add_argument(
+        "--concurrency", type=_positive, default=32, help="requests at a time; default %(default)s"
+    )
+    group.add_argument("--requests-per-minute", type=float)
+    group.add_argument("--tokens-per-minute", type=float)
+    group.add_argument("--attempts", type=_positive, default=6, help="per request; default %(default)s")
+    group.add_argument(
+        "--backoff", type=float, default=1.0, help="first wait in seconds; default %(default)s"
+    )
+    group.add_argument(
+        "--timeout", type=float, default=120.0, help="of an attempt in seconds; default %(default)s"
+    )
+    group.add_argument("--temperature", type=float, default=0.7)
+    group.add_argument("--top-p", type=float, default=0.95)
+    group.add_argument("--frequency-penalty", type=float, default=0.0)
+    group.add_argument("--minutes", type=float, help="stop asking after so long")
+    group.add_argument(
+        "--max-tokens", type=_positive, help="stop before prompts and answers take more tokens"
+    )
+    group.add_argument("--max-cost", type=float, help="stop before the prices add up to more")
+    group.add_argument("--price-in", type=float, default=0.0, help="of a million prompt tokens")
+    group.add_argument("--price-out", type=float, default=0.0, help="of a million completion tokens")
+
+
+def _distill(args: argparse.Namespace) -> None:
+    from training.teacher.run import run
+
+    run(args)
+
+
 def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser("prepare", help="open data -> labelled episodes")
     parser.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="more rows in the form of pairs.jsonl, such as a teacher's; may be given again",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
@@ -63,7 +128,7 @@ def _prepare(args: argparse.Namespace) -> None:
     from promptdial.relevance import load_scorer
     from training import prepare, sources
 
-    data = sources.load(sources.data_dir(args.data_dir))
+    data = sources.load(sources.data_dir(args.data_dir), args.pairs)
     prepare.prepare(data, load_scorer(args.scorer, args.threads), args.out, args.generated, args.seed)
 
 

@@ -2,20 +2,25 @@
 
 The folder comes from `--data-dir` or `PROMPTDIAL_DATA_DIR`. It holds `pairs.jsonl` (short input, long output, by
 teacher), `texts.jsonl` (prompts and captions), `styles.jsonl` (templates with a `{prompt}` slot) and `lists.json`
-(word lists). Every row names its source and licence.
+(word lists). Every row names its source and licence. More pairs, such as those that `distill` has a teacher write, come
+from files of their own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptdial.command import MODALITIES, TASKS
 from training.errors import TrainingError
 
 FILES = ("pairs.jsonl", "texts.jsonl", "styles.jsonl", "lists.json")
+PAIR_FIELDS = ("input", "output", "modality", "kind", "split", "source", "licence")
+PAIR_VALUES = {"kind": TASKS, "modality": MODALITIES, "split": ("train", "eval")}
 
 # The credit that each source's licence asks for, as it goes into model cards.
 ATTRIBUTION = {
@@ -34,6 +39,7 @@ ATTRIBUTION = {
     "corpora": "Corpora, Darius Kazemi and contributors, dariusk/corpora",
     "clip-interrogator": "CLIP Interrogator word lists, pharmapsychotic/clip-interrogator",
     "sdxl-prompt-styler": "SDXL Prompt Styler, twri/sdxl_prompt_styler",
+    "smollm2-distilled": "Written by SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0)",
 }
 
 
@@ -45,6 +51,12 @@ class OpenData:
     texts: list[dict[str, Any]]
     styles: list[dict[str, Any]]
     lists: dict[str, list[str]]
+
+
+def credit(source: str) -> str:
+    """The credit to give for a source: its attribution, the model that wrote it, or its name."""
+    written = f"Written by {source.removesuffix('-distilled')}" if source.endswith("-distilled") else source
+    return ATTRIBUTION.get(source, written)
 
 
 def data_dir(given: Path | None) -> Path:
@@ -64,16 +76,24 @@ def data_dir(given: Path | None) -> Path:
     return folder
 
 
-def load(folder: Path) -> OpenData:
-    """Read the four files. Raises TrainingError naming the file, and the line of a row that can't be used."""
+def load(folder: Path, more_pairs: Sequence[Path] = ()) -> OpenData:
+    """Read the four files, and `more_pairs` behind the folder's own.
+
+    Raises TrainingError naming the file, and the line of a row that can't be used.
+    """
     return OpenData(
-        pairs=_rows(
-            folder / "pairs.jsonl", ("input", "output", "modality", "kind", "split", "source", "licence")
-        ),
+        pairs=[row for path in (folder / "pairs.jsonl", *more_pairs) for row in read_pairs(path)],
         texts=_rows(folder / "texts.jsonl", ("text", "source", "licence")),
         styles=_rows(folder / "styles.jsonl", ("name", "prompt", "source", "licence")),
         lists=_lists(folder / "lists.json"),
     )
+
+
+def read_pairs(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file of pairs, each usable as it is; otherwise TrainingError with file and line."""
+    if not path.is_file():
+        raise TrainingError(f"{path} is missing: a file of pairs, one JSON object a line")
+    return _rows(path, PAIR_FIELDS, PAIR_VALUES)
 
 
 def _lists(path: Path) -> dict[str, list[str]]:
@@ -88,7 +108,9 @@ def _lists(path: Path) -> dict[str, list[str]]:
         ) from error
 
 
-def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+def _rows(
+    path: Path, required: tuple[str, ...], allowed: Mapping[str, tuple[str, ...]] | None = None
+) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -102,5 +124,10 @@ def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
         lacking = [name for name in required if not isinstance(row.get(name), str) or not row[name].strip()]
         if lacking:
             raise TrainingError(f"{path}, line {number}: field {lacking[0]!r} is missing or no text")
+        for name, values in (allowed or {}).items():
+            if row[name] not in values:
+                raise TrainingError(
+                    f"{path}, line {number}: {name} is {row[name]!r}, which is none of {', '.join(values)}"
+                )
         rows.append(row)
     return rows
