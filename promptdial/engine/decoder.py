@@ -24,7 +24,7 @@ import onnxruntime
 
 from promptdial.bundle import Architecture, Bundle
 from promptdial.engine.cached import CachedGraph, Top
-from promptdial.engine.memory import Memory
+from promptdial.engine.memory import Memory, give_back
 from promptdial.errors import BundleError, DeviceError
 
 PIECES = (16, 32, 48, 64)  # tokens of a prompt that may be read at once
@@ -71,6 +71,7 @@ class Decoder:
         self.in_pairs = IN_PAIRS in self._steps.session.get_modelmeta().custom_metadata_map
         self.in_pairs = self.in_pairs or not self._rows_are_apart()
         self.cuts_freely = self._cuts_are_alike()
+        give_back()
 
     @classmethod
     def from_bundle(
