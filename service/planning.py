@@ -45,6 +45,7 @@ class Planner:
             temperature=float(bundle.sampling["temperature"]),
             top_p=float(bundle.sampling["top_p"]),
             top_k=int(bundle.sampling["top_k"]),
+            no_repeat=int(bundle.sampling.get("no_repeat", 0)),
         )
         examples = [task.example for task in bundle.tasks.values()]
         tokens = sum(len(tokenizer.encode(text)) for text in examples)

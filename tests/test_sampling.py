@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptdial.engine.sampling import Chooser, Sampling, draw, stream
+from promptdial.engine.sampling import Chooser, Runs, Sampling, draw, stream
 from promptdial.engine.threads import available_cpus
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
@@ -87,6 +87,33 @@ def test_whatever_the_numbers_a_listed_token_is_chosen(
     assert Chooser([Sampling(temperature, top_p, top_k)]).choose(row, ids, [number])[0] < min(
         top_k, len(logits)
     )
+
+
+def test_a_run_of_tokens_is_barred_from_coming_twice() -> None:
+    runs = Runs(3)
+    for token in (1, 2, 3, 9, 1, 2):
+        assert not runs.barred
+        runs.add(token)
+    assert set(runs.barred) == {3}
+    runs.add(4)
+    assert not runs.barred
+    for token in (1, 2):
+        runs.add(token)
+    assert set(runs.barred) == {3, 4}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_barred_token_is_not_chosen_and_other_rows_do_not_notice(temperature: float) -> None:
+    logits = np.array([[5.0, 4.0, 3.0], [5.0, 4.0, 3.0]], np.float32)
+    ids = np.array([[7, 8, 9], [7, 8, 9]])
+    chooser = Chooser([Sampling(temperature, 1.0, 3)] * 2)
+    for number in np.linspace(0, 0.999, 25):
+        free = chooser.choose(logits, ids, [number, number])
+        found = chooser.choose(logits, ids, [number, number], [{7}, ()])
+        assert found[0] in (8, 9)
+        assert found[1] == free[1]
+        assert chooser.choose(logits, ids, [number, number], [{7, 8, 9}, ()])[0] in (7, 8, 9)
+    assert logits[0, 0] == 5.0
 
 
 def test_threads_follow_the_cgroup_quota(tmp_path: Path) -> None:

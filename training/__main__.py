@@ -1,4 +1,4 @@
-"""Command line of the training half: `python -m training distill | prepare | tokenizer | train | evaluate`."""
+"""Command line of the training half: `python -m training distill | prepare | tokenizer | train | improve | evaluate`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_tokenizer(commands)
     _add_train(commands)
+    _add_improve(commands)
     _add_evaluate(commands)
     return parser
 
@@ -118,7 +119,15 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
     )
-    parser.add_argument("--generated", type=int, default=20_000, help="composed rows; default %(default)s")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="texts that no row may hold, such as an evaluation set: lines, or JSON lines; may be given again",
+    )
+    parser.add_argument("--generated", type=int, default=6_000, help="composed rows; default %(default)s")
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_prepare)
@@ -126,10 +135,11 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from promptdial.relevance import load_scorer
-    from training import prepare, sources
+    from training import exclude, prepare, sources
 
     data = sources.load(sources.data_dir(args.data_dir), args.pairs)
-    prepare.prepare(data, load_scorer(args.scorer, args.threads), args.out, args.generated, args.seed)
+    scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
+    prepare.prepare(data, scorer, args.out, args.generated, args.seed, excluded)
 
 
 def _add_tokenizer(commands: Commands) -> None:
@@ -176,6 +186,46 @@ def _add_train(commands: Commands) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from training.train import run
+
+    run(args)
+
+
+def _add_improve(commands: Commands) -> None:
+    parser = commands.add_parser("improve", help="checkpoint -> rollouts -> better checkpoint")
+    parser.add_argument("start", type=Path, help="checkpoint, or bundle with its checkpoint, to start from")
+    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder; rounds found there are gone on with")
+    parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
+    parser.add_argument("--rounds", type=_positive, default=1, help="default %(default)s")
+    parser.add_argument(
+        "--rollouts", type=_positive, default=5000, help="commands a round; default %(default)s"
+    )
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        help="more inputs to answer: JSON lines of input, kind and modality; default none",
+    )
+    parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
+    parser.add_argument(
+        "--per-cell", type=_positive, default=40, help="rollouts kept of each command; default %(default)s"
+    )
+    parser.add_argument(
+        "--steps", type=_positive, default=1000, help="of training a round; default %(default)s"
+    )
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--save-every", type=_positive, default=250, help="steps; default %(default)s")
+    parser.add_argument(
+        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_improve)
+
+
+def _improve(args: argparse.Namespace) -> None:
+    from training.improve import run
 
     run(args)
 

@@ -35,14 +35,15 @@ class Row:
 
 
 def tokenize(episodes: Sequence[Episode], tokenizer: PromptTokenizer, recipe: DataRecipe) -> list[Row]:
-    """Rows within the recipe's limits, each origin as often as the recipe says; longer ones are left out."""
+    """Rows within the recipe's limits, each source or origin as often as it says; longer ones are left out."""
     inputs = tokenizer.encode_batch([episode.input for episode in episodes])
     outputs = tokenizer.encode_batch([episode.output for episode in episodes])
     rows = []
     for episode, input, output in zip(episodes, inputs, outputs, strict=True):
         if len(input) <= recipe.max_input_tokens and len(output) < recipe.max_tokens:
             row = Row(episode.command, input, [*output, tokenizer.end_id])
-            rows.extend([row] * recipe.repeat.get(episode.origin, 1))
+            times = recipe.repeat.get(episode.origin, 1)
+            rows.extend([row] * recipe.repeat.get(episode.source, times))
     return rows
 
 

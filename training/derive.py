@@ -5,26 +5,42 @@ Each function takes rows of one kind and yields unlabelled episodes; `prepare` s
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from promptdial.command import word_count
 from training import rules
 from training.episodes import Episode
+from training.sources import DISTILLED
+from training.swap import swapped
 
 Row = dict[str, Any]
+
+STILL_CUTS = 4  # beginnings of a video prompt that an image prompt is made of, at most
+SHORTEST_CUT = 8  # words
+REVERSED_SHARE = 0.5
+SWAPPED_ROWS = 3  # of a pair or long text with another thing in it
+ECHOING = (
+    "hunyuan-rewriter",
+)  # teachers that repeat the input and add three words: kept as found, not reused
 
 
 def _episode(
     row: Row, task: str, modality: str, input: str, output: str, method: str, key: str
 ) -> Iterator[Episode]:
-    """One derived episode, unless a side came out empty or the input gives the output away whole."""
+    """One derived episode, unless a side came out empty, or nothing new is said where something should be."""
     input, output = rules.clean(input), rules.clean(output)
     if word_count(input) < 1 or word_count(output) < 2 or rules.words(input) == rules.words(output):
         return
+    if task != "compress" and not rules.adds(input, output):
+        return
     origin = "real" if method == "pair" else "derived"
+    if row["source"] in DISTILLED:
+        origin = "distilled"
     yield Episode(
         task,
         modality,
@@ -39,12 +55,22 @@ def _episode(
     )
 
 
-def from_pairs(pairs: list[Row], rng: random.Random) -> Iterator[Episode]:
+def _own_rng(seed: int, text: str) -> random.Random:
+    """Draws that depend on the row alone, so that a change of one row changes no other."""
+    return random.Random(f"{seed}-{hashlib.sha256(text.encode()).hexdigest()}")
+
+
+def from_pairs(pairs: list[Row], seed: int) -> Iterator[Episode]:
     """Every pair: as found, cut, reused as image, and with inputs of the other tasks made from its output."""
     for row in pairs:
+        rng = _own_rng(seed, row["input"] + row["output"])
         task, modality, key = row["kind"], row["modality"], row["input"]
+        if row.get("teacher") in ECHOING:
+            yield from _episode(row, task, modality, row["input"], row["output"], "pair", key)
+            continue
         modalities = [modality]
-        if modality == "video" and not rules.MOTION.search(row["input"] + " " + row["output"]):
+        still = not rules.MOTION.search(row["input"] + " " + row["output"])
+        if modality == "video" and still:
             modalities.append("image")
         beginnings = _beginnings(row["output"], rng, 3)
         for target in modalities:
@@ -53,18 +79,47 @@ def from_pairs(pairs: list[Row], rng: random.Random) -> Iterator[Episode]:
             for cut in beginnings[:-1]:
                 yield from _episode(row, task, target, row["input"], cut, "cut", key)
             yield from _other_tasks(row, target, beginnings, key, rng)
-            if task == "expand":
+            if task == "expand" and rng.random() < REVERSED_SHARE:
                 yield from _episode(row, "compress", target, row["output"], row["input"], "reversed", key)
-        yield from _cut_reuse(row, rng)
+        if not still:
+            yield from _cut_reuse(row, rng)
 
 
 def _cut_reuse(row: Row, rng: random.Random) -> Iterator[Episode]:
     """A video prompt with motion late in it still begins with a still image: its beginnings free of motion words."""
     if row["modality"] != "video" or rules.MOTION.search(row["input"]):
         return
-    still = [cut for cut in rules.cuts(row["output"])[:-1] if not rules.MOTION.search(cut)]
-    for cut in rng.sample(still, min(2, len(still))):
+    cuts = [cut for cut in rules.cuts(row["output"])[:-1] if not rules.MOTION.search(cut)]
+    cuts = [cut for cut in cuts if word_count(cut) >= SHORTEST_CUT]
+    for cut in rng.sample(cuts, min(STILL_CUTS, len(cuts))):
         yield from _episode(row, row["kind"], "image", row["input"], cut, "reused-cut", row["input"])
+    if cuts:
+        make = rng.choice((_as_tags, _as_suggest, _as_expand, _as_expand))
+        yield from make(row, "image", rng.choice(cuts), row["input"], rng)
+
+
+def from_swapped(
+    pairs: list[Row], long_texts: list[Row], captions: list[Row], seed: int
+) -> Iterator[Episode]:
+    """Rows about other things: of each pair, description or caption that names one, with that replaced by its like."""
+    for rows, make, most in (
+        (pairs, from_pairs, SWAPPED_ROWS),
+        (long_texts, from_long_texts, SWAPPED_ROWS),
+        (captions, from_captions, 1),
+    ):
+        for row in rows:
+            rng = _own_rng(seed, "swap" + str(row.get("text") or row["input"] + row["output"]))
+            names = ("text",) if "text" in row else ("input", "output")
+            changed = swapped([rules.clean(row[name]) for name in names], rng)
+            if changed is None or row.get("teacher") in ECHOING:
+                continue
+            other = {**row, **dict(zip(names, changed, strict=True))}
+            other.pop("group", None)
+            made = [e for e in make([other], seed) if e.task != "compress"]
+            for episode in rng.sample(made, min(most, len(made))):
+                yield replace(
+                    episode, key=row.get("input") or row["text"], origin="derived", method="swapped"
+                )
 
 
 def _beginnings(text: str, rng: random.Random, shorter: int) -> list[str]:
@@ -124,7 +179,7 @@ _BRIEF_DETAILS = (
 
 
 def _as_brief(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
-    kind = rules.TEMPLATE.search(text)
+    kind = rules.KIND.search(text) if modality == "template" else None
     opening = rng.choice(_BRIEF_OPENINGS[modality]).format(
         kind=kind.group(0).lower() if kind else "poster", head=rules.head_phrase(text, rng)
     )
@@ -156,7 +211,7 @@ def _as_style(row: Row, modality: str, text: str, key: str, rng: random.Random) 
 
 
 def _as_compress(row: Row, modality: str, text: str, key: str, rng: random.Random) -> Iterator[Episode]:
-    if word_count(text) < 20:
+    if word_count(text) < 20 or rng.random() < 0.3:
         return
     first = rules.sentences(text)[0]
     if rng.random() < 0.4 and word_count(first) < 0.6 * word_count(text):
@@ -165,63 +220,67 @@ def _as_compress(row: Row, modality: str, text: str, key: str, rng: random.Rando
         yield from _episode(row, "compress", modality, text, rules.head_phrase(text, rng, 12), "head-of", key)
 
 
-def from_long_texts(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
+def from_long_texts(texts: list[Row], seed: int) -> Iterator[Episode]:
     """Long prompts and descriptions: every task, from their beginnings."""
     for row in texts:
-        key, text = row["text"], rules.clean(row["text"])
-        modality = "template" if rules.TEMPLATE.search(text) else "image"
-        beginnings = _beginnings(text, rng, 1)
-        yield from _other_tasks(row, modality, beginnings, key, rng)
-        yield from _as_expand(row, modality, rng.choice(beginnings), key, rng)
-        if modality == "template":
-            yield from _as_brief(row, modality, text, key, rng)
-
-
-def from_user_prompts(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
-    """Prompts people wrote: the first segment asks for the whole, the modifiers are its style."""
-    for row in texts:
-        key, text = row["text"], rules.clean(row["text"])
-        if word_count(text) < 5:
+        rng = _own_rng(seed, row["text"])
+        key, text = row["text"], rules.without_instruction(rules.clean(row["text"]))
+        if rules.is_noisy(text):
             continue
         modality = "template" if rules.TEMPLATE.search(text) else "image"
-        segments = [part.strip() for part in text.split(",") if part.strip()]
-        if len(segments) >= 3 and word_count(segments[0]) >= 2:
-            yield from _episode(row, "expand", modality, segments[0], text, "first-segment", key)
-            style = rng.sample(segments[1:], min(2, len(segments) - 1))
-            yield from _episode(
-                row, "style", modality, ", ".join([segments[0], *style]), text, "modifiers", key
-            )
-        else:
-            yield from _as_expand(row, modality, text, key, rng)
-        make: Callable[..., Iterator[Episode]] = rng.choice((_as_tags, _as_tags, _as_suggest, _as_compress))
-        yield from make(row, modality, text, key, rng)
+        beginnings = _beginnings(text, rng, 3)
+        yield from _other_tasks(row, modality, beginnings, key, rng)
+        for beginning in rng.sample(beginnings, min(2, len(beginnings))):
+            yield from _as_expand(row, modality, beginning, key, rng)
         if modality == "template":
             yield from _as_brief(row, modality, text, key, rng)
 
 
-def from_captions(texts: list[Row], rng: random.Random) -> Iterator[Episode]:
-    """Captions: alone as tags, telegraphic and half inputs; those of one picture as each other's expansion."""
+def from_user_prompts(texts: list[Row], seed: int) -> Iterator[Episode]:
+    """Prompts people wrote: the first segment asks for the whole, the modifiers are its style.
+
+    Segments that credit someone or something are left out, and so are prompts that aren't a subject and its style.
+    """
+    for row in texts:
+        rng = _own_rng(seed, row["text"])
+        key, text = row["text"], rules.clean(row["text"])
+        segments = [part.strip() for part in text.split(",") if part.strip() and not rules.is_credit(part)]
+        text = ", ".join(dict.fromkeys(segments))
+        if len(segments) < 3 or word_count(segments[0]) < 3 or rules.is_noisy(text):
+            continue
+        modality = "template" if rules.TEMPLATE.search(text) else "image"
+        style = rng.sample(segments[1:], min(rng.randint(1, 2), len(segments) - 1))
+        yield from _episode(row, "style", modality, ", ".join([segments[0], *style]), text, "modifiers", key)
+        make = rng.choice((_as_tags, _as_suggest, _as_compress))
+        yield from make(row, modality, text, key, rng)
+
+
+def from_captions(texts: list[Row], seed: int) -> Iterator[Episode]:
+    """Captions: alone as tags, telegraphic and half inputs; of one picture, one as another's expansion."""
     groups: dict[object, list[Row]] = defaultdict(list)
     for number, row in enumerate(texts):
         groups[row.get("group", f"alone-{number}")].append(row)
     for rows in groups.values():
         key = rows[0]["text"]
-        captions = [_sentence(row["text"]) for row in rows]
-        for row, caption in zip(rows, captions, strict=True):
+        rng = _own_rng(seed, key)
+        captions = [caption for row in rows if not rules.is_noisy(caption := _sentence(row["text"]))]
+        for caption in captions if len(captions) < 3 else rng.sample(captions, 2):
             make = rng.choices((_as_tags, _as_expand, _as_suggest, _as_brief), (4, 4, 2, 1))[0]
-            yield from make(row, "template" if rules.TEMPLATE.search(caption) else "image", caption, key, rng)
-        if len(rows) >= 3:
+            modality = "template" if rules.TEMPLATE.search(caption) else "image"
+            yield from make(rows[0], modality, caption, key, rng)
+        if len(captions) >= 3:
             yield from _from_group(rows[0], captions, key, rng)
 
 
 def _from_group(row: Row, captions: list[str], key: str, rng: random.Random) -> Iterator[Episode]:
-    for size in (1, 2, 3, 4):
-        chosen = rng.sample(captions, min(size + 1, len(captions)))
-        asked = chosen[0].rstrip(".")
-        asked = asked[:1].lower() + asked[1:]
-        yield from _episode(row, "expand", "image", asked, " ".join(chosen[1:]), "same-picture", key)
-    chosen = rng.sample(captions, 3)
-    yield from _episode(row, "compress", "image", " ".join(chosen[1:]), chosen[0], "same-picture", key)
+    """The shortest caption asks for the longest; two are compressed to a third."""
+    ordered = sorted(captions, key=word_count)
+    asked = ordered[0].rstrip(".")
+    asked = asked[:1].lower() + asked[1:]
+    yield from _episode(row, "expand", "image", asked, ordered[-1], "same-picture", key)
+    if rng.random() < 0.5:
+        first, second, third = rng.sample(captions, 3)
+        yield from _episode(row, "compress", "image", f"{first} {second}", third, "same-picture", key)
 
 
 def _sentence(text: str) -> str:

@@ -64,6 +64,11 @@ def read_episodes(folder: Path, split: str) -> list[Episode]:
     path = folder / f"{split}.parquet"
     if not path.is_file():
         raise TrainingError(f"{path} is missing: run `python -m training prepare --out {folder}` first")
+    return read_file(path)
+
+
+def read_file(path: Path) -> list[Episode]:
+    """The episodes of one Parquet file. Raises TrainingError if it can't be read."""
     names = [field.name for field in fields(Episode)]
     try:
         rows = pq.read_table(path, columns=names).to_pylist()

@@ -14,24 +14,39 @@ from promptdial.command import word_count
 from training.episodes import Episode
 
 _COUNTS = ("two", "three", "four", "five", "six", "a pair of", "a group of", "dozens of")
-_SUBJECTS = ("animals", "dogs", "birds", "fruits", "vegetables", "dishes", "flowers", "objects", "clothing",
-             "creatures", "instruments", "occupations")  # fmt: skip
-_LINES = (
-    "{It} {is_} surrounded by {a_object}, under {weather}.",
-    "The background is a {adjective} {place} in {color} and {color2}.",
-    "Made of {material}, {it} {catch} the light of {weather}.",
-    "Behind {it} stands {a_object} of {material}.",
-    "The whole {medium_noun} feels {mood}, with accents of {color}.",
-    "In the foreground lies {a_object}, painted {color}.",
-    "Soft light falls on {it} from the left.",
-    "Fine details of {material} give the surface texture.",
-)
+_KINDS = ("animals", "dogs", "fruits", "vegetables", "dishes", "flowers", "objects", "clothing", "creatures",
+          "instruments", "occupations")  # fmt: skip
+_LIVING = ("animals", "dogs", "creatures", "occupations")
+# Written for this generator: the word lists have no everyday places, lights and surfaces.
+_PLACES = ("in a sunlit meadow", "on a wooden table", "in a quiet library", "on a sandy beach", "in a snowy forest",
+           "beside a calm lake", "in a busy market", "on a stone bridge", "in an old workshop", "in a bright kitchen",
+           "on a city rooftop", "in a misty valley", "under a large oak tree", "in a small garden", "by an open window",
+           "on a cobblestone street", "in a dusty attic", "on a grassy hill", "near a waterfall", "in a train station",
+           "in a desert canyon", "on a marble shelf", "in a cozy living room", "at the edge of a cliff")  # fmt: skip
+_LIGHTS = ("soft morning light", "the warm glow of sunset", "pale moonlight", "bright midday sun", "candlelight",
+           "cool blue light", "golden afternoon light", "the light of street lamps", "diffuse light under grey clouds",
+           "a single spotlight", "neon light", "dappled sunlight")  # fmt: skip
+_SURFACES = ("wood", "glass", "marble", "brass", "porcelain", "clay", "paper", "leather", "silver", "stone", "bronze",
+             "velvet", "ice", "copper", "wool", "crystal")  # fmt: skip
+_HUES = ("red", "blue", "green", "yellow", "orange", "purple", "pink", "white", "black", "brown", "grey", "golden",
+         "silver", "turquoise", "crimson", "ivory", "teal", "violet")  # fmt: skip
+_FEELINGS = ("calm", "mysterious", "cheerful", "dramatic", "dreamlike", "nostalgic", "peaceful", "playful", "solemn",
+             "lively", "romantic", "eerie")  # fmt: skip
 _OPENINGS = (
-    "{Subject} in {a_place}.",
-    "{Subject} rests beside {a_object} in {a_place}.",
-    "{A_mood} view of {subject} in {a_place}.",
-    "{Subject} stands out against a {color} background.",
-    "{Subject}, {color} and {material}, fills the frame.",
+    "{Subject} {stands} {place}, lit by {light}.",
+    "{Subject} {place}, surrounded by {light}.",
+    "A {feeling} scene of {subject} {place}.",
+    "{Subject} {stands} out against a {color} background.",
+    "A close-up of {subject} {place}, with {color} tones and fine detail.",
+    "{Light} falls on {subject} {place}.",
+)
+_LINES = (
+    "Next to {them} {is_} {things} of {surface}.",
+    "{Light2} brings out the {color} tones and the texture of every surface.",
+    "The background fades into soft {color2} shades.",
+    "The whole scene feels {feeling}, with accents of {color2}.",
+    "In the foreground, {things} made of {surface} can be seen.",
+    "The composition is simple and leaves room around {them}.",
 )
 
 
@@ -45,7 +60,7 @@ class Composer:
 
     def episodes(self, count: int) -> Iterator[Episode]:
         """`count` episodes over all tasks and modalities."""
-        makers = (self._scene, self._scene, self._scene, self._styled, self._modifiers, self._lettering)
+        makers = (self._scene, self._scene, self._styled, self._lettering)
         for _ in range(count):
             yield self.rng.choice(makers)()
 
@@ -54,56 +69,59 @@ class Composer:
 
     def _subject(self) -> tuple[str, bool]:
         """A subject of 1-4 words, and whether it is plural."""
-        noun = self._pick(self.rng.choice(_SUBJECTS))
-        described = f"{self._pick('colors')} {noun}" if self.rng.random() < 0.4 else noun
-        if self.rng.random() < 0.4:
-            described = f"{self._pick('adjectives')} {described}"
-        if self.rng.random() < 0.25:
-            return f"{self.rng.choice(_COUNTS)} {_plural(described)}", True
-        return _article(described), False
+        kind = self.rng.choice(_KINDS)
+        noun = self._pick(kind)
+        plural = self.rng.random() < 0.35
+        described = _plural(noun) if plural else noun
+        if self.rng.random() < 0.6:
+            described = f"{self._attribute(kind)} {described}"
+        return (f"{self.rng.choice(_COUNTS)} {described}", True) if plural else (_article(described), False)
+
+    def _attribute(self, kind: str) -> str:
+        if kind in _LIVING:
+            return self.rng.choice(("young", "old", "small", "large", "tired", "happy", *_HUES[5:11]))
+        return self.rng.choice((*_HUES, "small", "large", "old", "shiny", "broken", "wooden"))
 
     def _scene(self) -> Episode:
         subject, plural = self._subject()
         slots = self._slots(subject, plural)
-        lines = [self.rng.choice(_OPENINGS), *self.rng.sample(_LINES, self.rng.choice((0, 0, 1, 1, 2, 3, 5)))]
+        lines = [self.rng.choice(_OPENINGS), *self.rng.sample(_LINES, self.rng.choice((0, 0, 0, 1, 1, 2)))]
         output = " ".join(line.format(**slots) for line in lines)
         used = [slots[name] for name in _NAMED if any("{" + name + "}" in line for line in lines)]
-        kept = self.rng.sample(used, self.rng.randint(0, min(3, len(used))))
+        kept = self.rng.sample(used, self.rng.randint(0, min(2, len(used))))
         modality = self.rng.choice(("image", "image", "image", "video", "template"))
-        task = self.rng.choice(("tags", "expand", "expand", "suggest", "brief", "compress"))
-        bare = subject.split(" ", 1)[1] if not plural else subject
-        if task == "compress" and word_count(output) >= 15:
-            return self._made(task, modality, output, f"{subject}, {kept[0]}" if kept else subject)
+        task = self.rng.choice(("tags", "expand", "expand", "suggest", "brief"))
         if task == "brief":
-            asked = (
-                f"Design a {self.rng.choice(('poster', 'banner', 'flyer', 'visual', 'card'))} with {subject}"
-            )
-            return self._made(
-                task, modality, asked + (f", showing {' and '.join(kept)}." if kept else "."), output
-            )
+            kind = self.rng.choice(("poster", "banner", "flyer", "card"))
+            asked = f"Design a {kind} with {subject}"
+            asked += f", showing {' and '.join(kept)}." if kept else "."
+            return self._made(task, modality, asked, output)
         if task == "tags":
-            tags = [bare, *(part.removeprefix("a ").removeprefix("an ") for part in kept)]
+            tags = [part.removeprefix("a ").removeprefix("an ") for part in (subject, *kept)]
             self.rng.shuffle(tags)
             return self._made(task, modality, ", ".join(tags), output)
-        return self._made(
-            "expand" if task == "compress" else task, modality, " ".join([subject, *kept]), output
-        )
+        return self._made(task, modality, ", ".join([subject, *kept]), output)
 
     def _slots(self, subject: str, plural: bool) -> dict[str, str]:
-        a_object, a_place, mood = (
-            _article(self._pick("objects")),
-            _article(self._pick("rooms")),
-            self._pick("moods"),
-        )
+        light, light2 = self.rng.sample(_LIGHTS, 2)
+        things, several = self._things()
+        color, color2 = self.rng.sample(_HUES, 2)
         return {
-            "subject": subject, "Subject": subject[:1].upper() + subject[1:],
-            "it": "them" if plural else "it", "It": "They" if plural else "It", "is_": "are" if plural else "is",
-            "catch": "catch" if plural else "catches", "a_object": a_object, "a_place": a_place,
-            "place": self._pick("rooms"), "adjective": self._pick("adjectives"), "mood": mood,
-            "A_mood": _article(mood).capitalize(), "color": self._pick("colors"), "color2": self._pick("colors"),
-            "material": self._pick("materials"), "weather": self._pick("weather"),
-            "medium_noun": self.rng.choice(("scene", "picture", "composition")),
+            "subject": subject, "Subject": _capitalized(subject), "them": "them" if plural else "it",
+            "stands": "stand" if plural else "stands", "is_": "are" if several else "is", "things": things,
+            "place": self.rng.choice(_PLACES), "light": light, "Light": _capitalized(light),
+            "Light2": _capitalized(light2), "color": color, "color2": color2,
+            "surface": self.rng.choice(_SURFACES), "feeling": self.rng.choice(_FEELINGS),
         }  # fmt: skip
+
+    def _things(self) -> tuple[str, bool]:
+        """Something that stands about, and whether it is plural."""
+        noun = self.rng.choice(
+            ("vase", "lamp", "chair", "bowl", "statue", "lantern", "box", "bottle", "clock", "frame")
+        )
+        if self.rng.random() < 0.4:
+            return f"{self.rng.choice(_COUNTS[:5])} {_plural(noun)}", True
+        return _article(noun), False
 
     def _styled(self) -> Episode:
         """A subject in one of the style templates."""
@@ -122,29 +140,17 @@ class Composer:
             style["licence"],
         )
 
-    def _modifiers(self) -> Episode:
-        """A subject followed by medium, movement and style phrases, as people write image prompts."""
-        subject, _ = self._subject()
-        modifiers = [self._pick("mediums"), self._pick("movements")]
-        modifiers += [self._pick("style_phrases") for _ in range(self.rng.randint(0, 6))]
-        output = ", ".join([subject, *self.rng.sample(modifiers, len(modifiers))])
-        wanted = self.rng.sample(modifiers, self.rng.randint(1, 2))
-        modality = self.rng.choice(("image", "image", "video", "template"))
-        return self._made(
-            "style", modality, ", ".join([subject, *wanted]), output, "modifiers", "clip-interrogator", "MIT"
-        )
-
     def _lettering(self) -> Episode:
         """A design that carries quoted words."""
-        quoted = '"' + " ".join(self._pick(name) for name in ("adjectives", "nouns")).upper() + '"'
+        quoted = '"' + " ".join(self._pick(name) for name in ("adjectives", "nouns")).title() + '"'
         kind = self.rng.choice(
             ("poster", "banner", "invitation", "flyer", "book cover", "business card", "logo")
         )
-        place, color, subject = self._pick("cities").title(), self._pick("colors"), self._subject()[0]
+        place, color, subject = self._pick("cities").title(), self.rng.choice(_HUES), self._subject()[0]
         asked = f"Design a {kind} for {place} that says {quoted}, with {subject}."
         output = f"A {kind} for {place} in {color}, with the words {quoted} in bold letters above {subject}."
         if self.rng.random() < 0.5:
-            output += f" The background is made of {self._pick('materials')}, and the mood is {self._pick('moods')}."
+            output += f" {_capitalized(self.rng.choice(_LIGHTS))} sets a {self.rng.choice(_FEELINGS)} mood."
         return self._made("brief", "template", asked, output, "lettering")
 
     def _made(
@@ -171,7 +177,11 @@ class Composer:
         )
 
 
-_NAMED = ("a_object", "a_place", "color", "material", "weather", "mood")
+_NAMED = ("place", "light", "surface")
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _article(noun: str) -> str:
@@ -181,8 +191,13 @@ def _article(noun: str) -> str:
 
 
 def _plural(noun: str) -> str:
+    words = noun.split(" of ", 1)
+    if len(words) > 1:
+        return f"{_plural(words[0])} of {words[1]}"
     if noun.endswith("s"):
         return noun
+    if noun.endswith("man"):
+        return noun[:-3] + "men"
     if noun.endswith(("ch", "sh", "x")):
         return noun + "es"
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else noun + "s"

@@ -26,14 +26,17 @@ from promptdial.relevance import RelevanceScorer
 from training import card, derive, rules, sources
 from training.embeddings import EmbeddingCache
 from training.episodes import Episode, episode_id, write_episodes
+from training.exclude import Excluded, without
 from training.generator import Composer
 from training.split import DisjointSets, near_duplicates
 
 log = logging.getLogger(__name__)
 
 LONG_SOURCES = ("unigenbench-train", "dpg-bench", "imageinwords")
-CAPTION_SOURCES = ("coco-captions", "conceptual-captions", "t2i-compbench")
-USER_SOURCES = ("pickapic", "imagereward")
+CAPTION_SOURCES = ("coco-captions", "t2i-compbench")
+USER_SOURCES = ("pickapic",)
+# Alternative texts of the web with "person" and "city" for names, and prompts that are half names of artists.
+LEFT_OUT = ("conceptual-captions", "imagereward")
 HELD_OUT_SHARE = 0.007
 MISMATCHED_SHARE = 0.15
 MISMATCH_POOL = 256
@@ -41,15 +44,25 @@ MIN_CELL = 30
 LARGEST_DRAWN = 50  # texts of a group of near-duplicates that may be drawn for validation
 
 
-def prepare(data: sources.OpenData, scorer: RelevanceScorer, out: Path, generated: int, seed: int) -> None:
-    """Write the episodes of `data` and their card into `out`."""
+def prepare(
+    data: sources.OpenData,
+    scorer: RelevanceScorer,
+    out: Path,
+    generated: int,
+    seed: int,
+    excluded: Excluded,
+) -> None:
+    """Write the episodes of `data`, less what is excluded, and their card into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    episodes = unique([*derived(data, rng), *Composer(data.lists, data.styles, rng).episodes(generated)])
+    episodes = unique([*derived(data, seed), *Composer(data.lists, data.styles, rng).episodes(generated)])
     episodes = [episode for episode in episodes if not rules.is_instruction(episode.output)]
-    log.info("%d episodes derived", len(episodes))
+    kept = without(episodes, excluded)
+    log.info("%d episodes derived, of which %d are excluded", len(episodes), len(episodes) - len(kept))
+    episodes = kept
     held_out = held_out_keys(data)
     episodes = [replace(episode, split=split_of(episode, held_out)) for episode in episodes]
+    episodes = [e for e in episodes if e.method != "swapped" or e.split == "train"]
     log.info("%d episodes are for validation", sum(episode.split == "validation" for episode in episodes))
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
@@ -62,23 +75,26 @@ def prepare(data: sources.OpenData, scorer: RelevanceScorer, out: Path, generate
     log.info("wrote %s", out)
 
 
-def derived(data: sources.OpenData, rng: random.Random) -> list[Episode]:
+def derived(data: sources.OpenData, seed: int) -> list[Episode]:
     """All unscored episodes that the pairs and texts give."""
     by_source: dict[str, list[derive.Row]] = defaultdict(list)
     for row in data.texts:
         by_source[row["source"]].append(row)
-    unknown = set(by_source) - {*LONG_SOURCES, *CAPTION_SOURCES, *USER_SOURCES}
+    unknown = set(by_source) - {*LONG_SOURCES, *CAPTION_SOURCES, *USER_SOURCES, *LEFT_OUT}
     if unknown:
         log.warning(
             "texts of unknown sources are treated as prompts by users: %s", ", ".join(sorted(unknown))
         )
+    long_texts, captions, prompts = (
+        [row for name in names for row in by_source[name]]
+        for names in (LONG_SOURCES, CAPTION_SOURCES, (*USER_SOURCES, *sorted(unknown)))
+    )
     return [
-        *derive.from_pairs(data.pairs, rng),
-        *derive.from_long_texts([row for name in LONG_SOURCES for row in by_source[name]], rng),
-        *derive.from_user_prompts(
-            [row for name in (*USER_SOURCES, *sorted(unknown)) for row in by_source[name]], rng
-        ),
-        *derive.from_captions([row for name in CAPTION_SOURCES for row in by_source[name]], rng),
+        *derive.from_pairs(data.pairs, seed),
+        *derive.from_long_texts(long_texts, seed),
+        *derive.from_user_prompts(prompts, seed),
+        *derive.from_captions(captions, seed),
+        *derive.from_swapped(data.pairs, long_texts, captions, seed),
     ]
 
 
@@ -151,15 +167,23 @@ def mismatched(episodes: Sequence[Episode], cache: EmbeddingCache, rng: random.R
     for cell in cells.values():
         if len(cell) < MIN_CELL:
             continue
-        for episode in rng.sample(cell, round(MISMATCHED_SHARE * len(cell))):
-            pool = [p for p in rng.sample(cell, min(MISMATCH_POOL, len(cell))) if p.key != episode.key]
+        outputs = cache.rows([episode.output for episode in cell])
+        for number in rng.sample(range(len(cell)), round(MISMATCHED_SHARE * len(cell))):
+            episode = cell[number]
+            pool = rng.sample(range(len(cell)), min(MISMATCH_POOL, len(cell)))
+            pool = [index for index in pool if cell[index].key != episode.key]
             if not pool:
                 continue
-            relevance = cache.rows([other.output for other in pool]) @ cache.rows([episode.input])[0]
+            # Without BLAS, whose threads wait for each other far longer than so small a product takes.
+            relevance = np.einsum("nd,d->n", outputs[pool], cache.rows([episode.input])[0])
             wanted = rng.uniform(0.05, max(0.1, 0.85 * episode.relevance))
             nearest = int(np.argmin(np.abs(relevance - wanted)))
             other = replace(
-                pool[nearest], input=episode.input, key=episode.key, origin="derived", method="mismatched"
+                cell[pool[nearest]],
+                input=episode.input,
+                key=episode.key,
+                origin="derived",
+                method="mismatched",
             )
             made.append(replace(other, relevance=float(np.clip(relevance[nearest], 0.0, 1.0))))
     return made

@@ -10,9 +10,11 @@ from typing import Any, get_type_hints
 
 from promptdial.command import FRAMING_TOKENS
 from training.errors import TrainingError
+from training.sources import ATTRIBUTION
 
 RECIPES = Path(__file__).parent / "recipes"
-ORIGINS = ("real", "derived", "generated")
+ORIGINS = ("real", "derived", "generated", "distilled", "rollout")
+OPTIMIZERS = ("adamw", "muon")
 STARTS = {
     "embeddings": ("scorer", "random"),
     "positions": ("sinusoidal", "random"),
@@ -43,7 +45,10 @@ class InitRecipe:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Limits of a row in tokens, share of fields left out, and how often rows of each origin come in an epoch."""
+    """Limits of a row in tokens, share of fields left out, and how often rows come in an epoch.
+
+    `repeat` is by source or by origin; the source goes first, 0 leaves rows out, 1 is the default.
+    """
 
     max_input_tokens: int
     max_tokens: int
@@ -53,7 +58,10 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with warm-up, a constant rate, and a linear decay to zero; a batch is counted in tokens."""
+    """Warm-up, a constant rate, and a linear decay to zero; a batch is counted in tokens.
+
+    kind: `adamw`, or `muon` for the matrices of the blocks (training/muon.py).
+    """
 
     batch_tokens: int
     learning_rate: float
@@ -61,6 +69,7 @@ class OptimizerRecipe:
     warmup_steps: int
     decay_share: float
     steps: int
+    kind: str = "adamw"
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class SamplingRecipe:
     temperature: float
     top_p: float
     top_k: int
+    no_repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"[model] width {model.width} is no multiple of heads {model.heads}"
     if model.positions < FRAMING_TOKENS + data.max_input_tokens + data.max_tokens:
         yield "[model] positions is less than 5 + max_input_tokens + max_tokens of [data]"
-    if unknown := set(data.repeat) - set(ORIGINS):
-        yield f"[data] repeat has {sorted(unknown)[0]!r}, known are {', '.join(ORIGINS)}"
+    if unknown := set(data.repeat) - {*ORIGINS, *ATTRIBUTION}:
+        yield f"[data] repeat has {sorted(unknown)[0]!r}, known are {', '.join((*ORIGINS, *ATTRIBUTION))}"
+    if recipe.optimizer.kind not in OPTIMIZERS:
+        yield f"[optimizer] kind is {recipe.optimizer.kind!r}, known are {', '.join(OPTIMIZERS)}"
 
 
 def _build(cls: Any, data: dict[str, Any], where: str) -> Any:

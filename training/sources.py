@@ -22,6 +22,8 @@ FILES = ("pairs.jsonl", "texts.jsonl", "styles.jsonl", "lists.json")
 PAIR_FIELDS = ("input", "output", "modality", "kind", "split", "source", "licence")
 PAIR_VALUES = {"kind": TASKS, "modality": MODALITIES, "split": ("train", "eval")}
 
+DISTILLED = ("smollm2-distilled",)  # sources whose outputs a language model at hand wrote for given inputs
+
 # The credit that each source's licence asks for, as it goes into model cards.
 ATTRIBUTION = {
     "vbench": "VBench prompt suite and its rewritten prompts, Vchitect/VBench",
@@ -38,6 +40,7 @@ ATTRIBUTION = {
     "conceptual-captions": "Conceptual Captions, Sharma et al., Google LLC",
     "corpora": "Corpora, Darius Kazemi and contributors, dariusk/corpora",
     "clip-interrogator": "CLIP Interrogator word lists, pharmapsychotic/clip-interrogator",
+    "rollouts": "written by an earlier checkpoint of the model for inputs from the other sources, chosen by rule",
     "sdxl-prompt-styler": "SDXL Prompt Styler, twri/sdxl_prompt_styler",
     "smollm2-distilled": "Written by SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0)",
 }
@@ -83,8 +86,8 @@ def load(folder: Path, more_pairs: Sequence[Path] = ()) -> OpenData:
     """
     return OpenData(
         pairs=[row for path in (folder / "pairs.jsonl", *more_pairs) for row in read_pairs(path)],
-        texts=_rows(folder / "texts.jsonl", ("text", "source", "licence")),
-        styles=_rows(folder / "styles.jsonl", ("name", "prompt", "source", "licence")),
+        texts=read_rows(folder / "texts.jsonl", ("text", "source", "licence")),
+        styles=read_rows(folder / "styles.jsonl", ("name", "prompt", "source", "licence")),
         lists=_lists(folder / "lists.json"),
     )
 
@@ -93,7 +96,7 @@ def read_pairs(path: Path) -> list[dict[str, Any]]:
     """The rows of one file of pairs, each usable as it is; otherwise TrainingError with file and line."""
     if not path.is_file():
         raise TrainingError(f"{path} is missing: a file of pairs, one JSON object a line")
-    return _rows(path, PAIR_FIELDS, PAIR_VALUES)
+    return read_rows(path, PAIR_FIELDS, PAIR_VALUES)
 
 
 def _lists(path: Path) -> dict[str, list[str]]:
@@ -108,9 +111,10 @@ def _lists(path: Path) -> dict[str, list[str]]:
         ) from error
 
 
-def _rows(
-    path: Path, required: tuple[str, ...], allowed: Mapping[str, tuple[str, ...]] | None = None
+def read_rows(
+    path: Path, required: tuple[str, ...], allowed: Mapping[str, Sequence[str]] | None = None
 ) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, with all texts that are required. Raises TrainingError with file and line."""
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():

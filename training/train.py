@@ -34,7 +34,7 @@ from promptdial.command import FRAMING_TOKENS
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, card, checkpoint, init, recipe
+from training import batches, card, checkpoint, init, muon, recipe
 from training.episodes import Episode, read_episodes
 from training.errors import TrainingError
 from training.probe import Probe, probe_inputs
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
             log.warning("no held-out pairs for `expand`: samples are not looked at while training")
     order = chosen.optimizer
     trainer = OutputTrainer(
+        with_muon=order.kind == "muon",
         model=model,
         args=_arguments(args, order),
         train_dataset=batches.BatchDataset(
@@ -255,12 +256,22 @@ def _only(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 class OutputTrainer(Trainer):
     """Trainer whose loss multiplies the vocabulary at output positions only."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, with_muon: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._muon = with_muon
         model: Any = self.model
         for block in model.transformer.h:
             # The same function as gelu_new in one kernel instead of eight.
             block.mlp.act = torch.nn.GELU(approximate="tanh")
+
+    def create_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW as the arguments say, or Muon."""
+        if not self._muon:
+            return super().create_optimizer()
+        if self.optimizer is None:
+            model: Any = self.model
+            self.optimizer = muon.Muon(muon.groups(model), self.args.learning_rate, self.args.weight_decay)
+        return self.optimizer
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -342,7 +342,8 @@ class Engine:
         draws: list[float] = []
         if not chooser.greedy:
             draws = [draw(candidate.stream, len(candidate.tokens)) for candidate in candidates]
-        chosen = chooser.choose(top.logits, top.ids, draws)
+        barred = [() if candidate.runs is None else candidate.runs.barred for candidate in candidates]
+        chosen = chooser.choose(top.logits, top.ids, draws, barred)
         end_id, capacity = self._end_id, self._decoder.capacity
         for candidate, token in zip(candidates, chosen, strict=True):
             if token == end_id:
@@ -350,6 +351,8 @@ class Engine:
                 continue
             candidate.tokens.append(token)
             candidate.cached += 1
+            if candidate.runs is not None:
+                candidate.runs.add(token)
             self._generated_tokens += 1
             generation = candidate.generation
             generation.deliver_token(candidate.index, token)

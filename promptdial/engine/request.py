@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from promptdial.engine.sampling import Sampling, stream
+from promptdial.engine.sampling import Runs, Sampling, stream
 from promptdial.errors import PromptdialError
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Status(enum.Enum):
 class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
-    __slots__ = ("cached", "generation", "index", "reason", "stream", "tokens")
+    __slots__ = ("cached", "generation", "index", "reason", "runs", "stream", "tokens")
 
     def __init__(self, generation: Generation, index: int) -> None:
         self.generation, self.index = generation, index
@@ -106,6 +106,8 @@ class Candidate:
             len(generation.request.prompt) - 1
         )  # all tokens but the newest, which the next step reads
         self.reason: FinishReason | None = None
+        no_repeat = generation.request.sampling.no_repeat
+        self.runs = Runs(no_repeat) if no_repeat else None
 
 
 class Generation:

@@ -6,7 +6,7 @@ text is the same alone and in any batch, as long as its logits are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,15 @@ COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose: temperature 0 is greedy; the ``top_k`` likeliest, then of these the ``top_p`` share."""
+    """How to choose: temperature 0 is greedy; the ``top_k`` likeliest, then of these the ``top_p`` share.
+
+    No run of ``no_repeat`` tokens comes twice in a text; 0 lets them.
+    """
 
     temperature: float = 0.6
     top_p: float = 0.9
     top_k: int = 40
+    no_repeat: int = 0
 
 
 def stream(seed: int, candidate: int) -> int:
@@ -43,6 +47,28 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+class Runs:
+    """What a text may not go on with, if none of its runs of ``length`` tokens is to come twice."""
+
+    __slots__ = ("_followers", "_length", "_newest")
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._newest: tuple[int, ...] = ()  # the last length - 1 tokens
+        self._followers: dict[tuple[int, ...], set[int]] = {}
+
+    def add(self, token: int) -> None:
+        """Note the text's next token."""
+        if len(self._newest) == self._length - 1:
+            self._followers.setdefault(self._newest, set()).add(token)
+        self._newest = (*self._newest, token)[1 - self._length :] if self._length > 1 else ()
+
+    @property
+    def barred(self) -> Collection[int]:
+        """Token ids that would end a run that the text has had."""
+        return self._followers.get(self._newest, ())
+
+
 class Chooser:
     """Chooses for rows with the given settings; made once for a batch and used until its rows change."""
 
@@ -55,12 +81,19 @@ class Chooser:
         self._allowed: NDArray[np.float64] | None = None  # (rows, top), 0 past each row's top_k
 
     def choose(
-        self, logits: NDArray[np.float32], ids: NDArray[np.int64], draws: Sequence[float]
+        self,
+        logits: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        draws: Sequence[float],
+        barred: Sequence[Collection[int]] = (),
     ) -> list[int]:
         """One token id for each row; ``logits`` and ``ids`` are (rows, top), in falling order of the logit.
 
-        ``draws`` has a number in [0, 1) for each row, and isn't looked at where all rows are greedy.
+        ``draws`` has a number in [0, 1) for each row, and isn't looked at where all rows are greedy. ``barred``, if
+        given, has the ids for each row that must not be chosen; a row of which all are barred is left as it is.
         """
+        if any(barred):
+            logits, ids = _without(logits, ids, barred)
         if self.greedy:
             return list(ids[:, 0].tolist())
         if self._allowed is None:
@@ -75,3 +108,19 @@ class Chooser:
         target = (reached[self._rows, last] * draws)[:, None]
         places = np.minimum((reached <= target).sum(axis=1), last)
         return list(ids[self._rows, places].tolist())
+
+
+def _without(
+    logits: NDArray[np.float32], ids: NDArray[np.int64], barred: Sequence[Collection[int]]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The same rows with barred ids last and impossible."""
+    logits, ids = logits.copy(), ids.copy()
+    for row, gone in enumerate(barred):
+        if not gone:
+            continue
+        hit = np.isin(ids[row], list(gone))
+        if hit.all():
+            continue
+        order = np.argsort(hit, kind="stable")
+        ids[row], logits[row] = ids[row][order], np.where(hit, -np.inf, logits[row])[order]
+    return logits, ids
