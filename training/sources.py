@@ -89,6 +89,11 @@ def _lists(path: Path) -> dict[str, list[str]]:
 
 
 def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [row for _, row in numbered_rows(path, required)]
+
+
+def numbered_rows(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL file with their line numbers. Raises TrainingError naming the line of one that lacks a text."""
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -102,5 +107,5 @@ def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
         lacking = [name for name in required if not isinstance(row.get(name), str) or not row[name].strip()]
         if lacking:
             raise TrainingError(f"{path}, line {number}: field {lacking[0]!r} is missing or no text")
-        rows.append(row)
+        rows.append((number, row))
     return rows
