@@ -89,7 +89,10 @@ def generate(
     todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
     log.info("%s: %d requests, %d of them generated before", bundle.name, len(cases), len(cases) - len(todo))
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.open("a", encoding="utf-8") as file, _running(bundle, threads, len(todo)) as engines:
+    with (
+        kept.open("a", encoding="utf-8", buffering=1) as file,
+        _running(bundle, threads, len(todo)) as engines,
+    ):
         file.write("\n")  # after what a kill may have cut off
         turns = zip(cycle(engines), todo.items(), strict=False)
         pending = [(key, engine.submit(request)) for engine, (key, request) in turns]

@@ -16,7 +16,8 @@ h3 { font-size: 1rem; margin-bottom: .3rem }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: 14px }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
 th { border-bottom: 2px solid #888; font-weight: 600 }
-td.number, th.number { text-align: right; white-space: nowrap }
+td.number, th.number { text-align: right }
+td:first-child { min-width: 11rem }
 td.good { background: #dcecf8 } td.bad { background: #fbe3d2 }
 img { max-width: 100%; margin: .5rem 0 }
 ul.samples { padding-left: 1.1rem } ul.samples li { margin-bottom: .6rem }

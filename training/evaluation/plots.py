@@ -128,7 +128,10 @@ def expand(found: dict[str, Quality], path: Path) -> None:
         axis.axvline(1, color=GREY, linewidth=0.8)
         axis.set_title(f"expand, {modality}", loc="left", fontweight="bold")
         axis.set_xlim(0, 2.2)
-        axis.set_xlabel("÷ the references' (black: the bar, pointing to the good side; at the edge: beyond)")
+    figure.supxlabel(
+        "÷ the references' (black: the bar, its arrow to the good side; at the right edge: beyond)",
+        fontsize=10,
+    )
     axes[0].set_yticks(range(len(RATIOS)), [label for _, label, _, _ in RATIOS])
     axes[0].invert_yaxis()
     handles, labels = axes[0].get_legend_handles_labels()

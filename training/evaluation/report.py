@@ -29,13 +29,13 @@ from training.evaluation.verdict import Verdict, show
 ROWS = {
     quality.RELEVANCE: "relevance",
     quality.RELEVANCE_RATIO: "relevance ÷ the references'",
-    quality.DISTINCT: "distinct-2 ÷ the references', at equal word count",
-    quality.DIVERSITY: "1 − self-BLEU ÷ the references', at equal word count",
-    quality.COPYING: "copy rate: longest run of input words ÷ output words",
-    quality.REPETITION: "repetition: 4-word spans had before",
-    quality.RECALL: "content words of the input kept",
-    quality.WITHIN_20: "within ±20 % of the reference's length",
-    quality.WITHIN_30: "within ±30 %",
+    quality.DISTINCT: "distinct-2 ÷ the references'",
+    quality.DIVERSITY: "1 − self-BLEU ÷ the references'",
+    quality.COPYING: "copy rate",
+    quality.REPETITION: "repetition",
+    quality.RECALL: "content words kept",
+    quality.WITHIN_20: "length within ±20 %",
+    quality.WITHIN_30: "length within ±30 %",
     quality.WHOLE: "ends a sentence",
     quality.OVERALL: "overall",
 }
@@ -179,7 +179,9 @@ def _expand(found: Quality) -> Iterator[Heading | Paragraph | Table]:
     ]
     yield Table(["", *names], rows)
     yield Paragraph(
-        f"References paired with the wrong inputs have a relevance of {found.random_relevance:.3f}. "
+        f"Distinct-2 and self-BLEU are taken at equal word count: each text and its reference are cut to the shorter "
+        f"one's. Copy rate: longest run of input words ÷ output words. Repetition: share of 4-word spans that the text "
+        f"has had before. Length: beside the reference's. References paired with the wrong inputs have a relevance of {found.random_relevance:.3f}. "
         f"Overall is the geometric mean of relevance, distinct-2, 1 − self-BLEU, 1 − copy rate, 1 − repetition, "
         f"content words kept (each ÷ the references', at most 1) and the share within ±20 %: who fails "
         f"altogether on one gets nothing. Best of {BEST_OF} takes the most relevant of {BEST_OF} answers, one seed."

@@ -23,7 +23,7 @@ from training.train import loss_of
 log = logging.getLogger(__name__)
 
 KEPT = "generated.partial.jsonl"
-LOSS_ROWS = 1000
+LOSS_ROWS = 300
 
 
 def run(args: argparse.Namespace) -> None:
