@@ -25,6 +25,7 @@ from promptdial.command import Command
 from promptdial.relevance import load_scorer
 from tests.open_data import ANIMALS, COLORS, PLACES
 from tests.test_training_pipeline import training
+from training.episodes import Episode
 from training.errors import TrainingError
 from training.evaluation import (
     answers,
@@ -274,6 +275,26 @@ def test_the_same_inputs_are_chosen_when_others_are_added() -> None:
     assert chosen != subjects.choose(few, 10, "salt")
 
 
+def test_episodes_with_anothers_output_are_no_subjects_and_only_teachers_write_references() -> None:
+    def episode(input: str, method: str, origin: str) -> Episode:
+        return Episode("expand", "image", input, "A fox.", origin, method, "s", "MIT", input)
+
+    found = subjects.from_episodes(
+        [
+            episode("found", "pair", "real"),
+            episode("found", "cut", "derived"),
+            episode("cut", "cut", "derived"),
+            episode("stood in", "pair", "distilled"),
+            episode("strange", "mismatched", "derived"),
+        ]
+    )
+    assert {each.input: bool(each.reference) for each in found} == {
+        "found": True,
+        "cut": False,
+        "stood in": False,
+    }
+
+
 def test_a_request_is_clamped_by_the_bundle_that_gets_it(tiny_bundle: Path) -> None:
     bundle = load_bundle(tiny_bundle)  # lengths 3-90; 0.1-0.85 near 40 words
     subject = Subject("expand", "image", "a fox", "A fox.")
@@ -404,9 +425,7 @@ def test_calibration_leaves_out_cells_with_too_few_rows() -> None:
     ]
 
 
-def test_the_most_relevant_of_four_is_taken_and_the_first_of_them_is_the_answer_of_one(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_of_four_answers_the_most_relevant_is_taken(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle, scorer = load_bundle(tiny_bundle), load_scorer(tiny_bundle)
     subject = Subject("expand", "image", "a fox in the snow", "A red fox in the snow.")
     cases = [Case("best-of", subject, 1.0, 20, seed) for seed in range(4)]

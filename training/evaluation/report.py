@@ -180,11 +180,12 @@ def _expand(found: Quality) -> Iterator[Heading | Paragraph | Table]:
     yield Table(["", *names], rows)
     yield Paragraph(
         f"Distinct-2 and self-BLEU are taken at equal word count: each text and its reference are cut to the shorter "
-        f"one's. Copy rate: longest run of input words ÷ output words. Repetition: share of 4-word spans that the text "
-        f"has had before. Length: beside the reference's. References paired with the wrong inputs have a relevance of {found.random_relevance:.3f}. "
-        f"Overall is the geometric mean of relevance, distinct-2, 1 − self-BLEU, 1 − copy rate, 1 − repetition, "
-        f"content words kept (each ÷ the references', at most 1) and the share within ±20 %: who fails "
-        f"altogether on one gets nothing. Best of {BEST_OF} takes the most relevant of {BEST_OF} answers, one seed."
+        f"one's. Copy rate: longest run of input words ÷ output words. Repetition: share of 4-word spans that the "
+        f"text has had before. Length: beside the reference's. References of other inputs have a relevance of "
+        f"{found.random_relevance:.3f}. Overall is the geometric mean of relevance, distinct-2, 1 − self-BLEU, "
+        f"1 − copy rate, 1 − repetition, content words kept (each ÷ the references', at most 1) and the share within "
+        f"±20 %: who fails altogether on one gets nothing. Best of {BEST_OF} takes the most relevant of {BEST_OF} "
+        f"answers, one seed."
     )
 
 

@@ -17,7 +17,8 @@ from training.episodes import Episode
 from training.errors import TrainingError
 from training.sources import numbered_rows
 
-REFERENCE_METHODS = ("pair", "reused")  # written by a teacher for that very input
+REFERENCE_METHODS = ("pair", "reused")  # written by a teacher for that very input,
+REFERENCE_ORIGINS = ("real", "derived")  # and not by a model that stood in for one
 REFERENCED_TASK = "expand"
 
 
@@ -39,10 +40,14 @@ class Subject:
 def from_episodes(episodes: Sequence[Episode]) -> list[Subject]:
     """One subject per task, modality and input; inputs that were given another's output are left out."""
     return _distinct(
-        Subject(row.task, row.modality, row.input, row.output if row.method in REFERENCE_METHODS else "")
+        Subject(row.task, row.modality, row.input, row.output if _is_reference(row) else "")
         for row in episodes
         if row.method != "mismatched"
     )
+
+
+def _is_reference(row: Episode) -> bool:
+    return row.method in REFERENCE_METHODS and row.origin in REFERENCE_ORIGINS
 
 
 def from_pairs(path: Path, bundle: Bundle) -> list[Subject]:
