@@ -102,45 +102,50 @@ def _task_lengths(axis: Axes, cells: Sequence[SteeringCell]) -> None:
     axis.legend(frameon=False, fontsize=8, ncols=2)
 
 
-RATIOS = (
-    (quality.RELEVANCE, "relevance", verdict.RELEVANCE_BARS[0], 1),
-    (quality.DISTINCT, "distinct-2", verdict.DIVERSITY_BAR, 1),
-    (quality.DIVERSITY, "1 − self-BLEU", verdict.DIVERSITY_BAR, 1),
-    (quality.RECALL, "content words kept", None, 1),
-    (quality.COPYING, "copy rate", verdict.EXCESS, -1),
-)
+RATIOS = {
+    quality.RELEVANCE: "relevance",
+    quality.DISTINCT: "distinct-2",
+    quality.DIVERSITY: "1 − self-BLEU",
+    quality.RECALL: "content words kept",
+    quality.COPYING: "copy rate",
+    quality.OVERALL: "overall",
+}
 
 
 def expand(found: dict[str, Quality], path: Path) -> None:
     """A panel per modality: figures of every system as ratios to the references, and the bars."""
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False, sharey=True, sharex=True)[0]
     for axis, (modality, each) in zip(axes, found.items(), strict=True):
-        systems = [name for name in each.systems if name != REFERENCE]
-        for row, (name, _, bar, sign) in enumerate(RATIOS):
-            base = each.figures[REFERENCE][name].value
-            for number, system in enumerate(systems):
-                estimate = each.figures[system][name]
-                if name not in (quality.DISTINCT, quality.DIVERSITY):
-                    estimate = _scaled(estimate, base)
-                _dot(axis, estimate, row + (number - 2) * 0.13, number, system if row == 0 else None)
-            _bar(axis, row, _recall_bar(base) if bar is None else bar, sign)
-        axis.axvline(1, color=GREY, linewidth=0.8)
+        _ratios(axis, each)
         axis.set_title(f"expand, {modality}", loc="left", fontweight="bold")
-        axis.set_xlim(0, 2.2)
-    figure.supxlabel(
-        "÷ the references' (black: the bar, its arrow to the good side; at the right edge: beyond)",
-        fontsize=10,
-    )
-    axes[0].set_yticks(range(len(RATIOS)), [label for _, label, _, _ in RATIOS])
+    axes[0].set_yticks(range(len(RATIOS)), list(RATIOS.values()))
     axes[0].invert_yaxis()
+    axes[0].set_xlim(0, 2.2)
+    figure.supxlabel(
+        "÷ the references' (black: the bar, arrow to the good side; right edge: beyond)", fontsize=10
+    )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=DPI)
 
 
-def _recall_bar(base: float) -> float:
-    return (base - verdict.RECALL_SLACK) / base if base else 0.0
+def _ratios(axis: Axes, found: Quality) -> None:
+    systems = [name for name in found.systems if name != REFERENCE]
+    for row, name in enumerate(RATIOS):
+        base = found.figures[REFERENCE][name].value
+        for number, system in enumerate(systems):
+            estimate = _scaled(found.figures[system][name], base)
+            _dot(axis, estimate, row + (number - 2) * 0.13, number, system if row == 0 else None)
+        bars = {
+            quality.RELEVANCE: verdict.RELEVANCE_BARS[0],
+            quality.RECALL: (base - verdict.RECALL_SLACK) / base if base else 0.0,
+            quality.COPYING: verdict.EXCESS,
+            quality.OVERALL: None,
+        }
+        if (bar := bars.get(name, verdict.DIVERSITY_BAR)) is not None:
+            _bar(axis, row, bar, -1 if name == quality.COPYING else 1)
+    axis.axvline(1, color=GREY, linewidth=0.8)
 
 
 def _bar(axis: Axes, row: int, bar: float, sign: int) -> None:
