@@ -114,8 +114,8 @@ def _verdicts(found: Evaluation) -> Iterator[Heading | Paragraph | Table]:
     yield Heading("Verdict")
     yield Paragraph(
         f"{reached} of {len(expand) + len(tasks)} bars are reached (✓ reached, ✗ missed; ≈ the interval holds both "
-        f"outcomes). expand is asked for the highest supported relevance and the reference's length. Whether answers are "
-        f"fluent is for a reader to say: evaluate --blind, then fluency."
+        f"outcomes). expand is asked for the highest supported relevance and the reference's length. Fluency is for a "
+        f"reader to judge: evaluate --blind, then fluency."
     )
     yield _matrix("expand", expand)
     yield _matrix("every task", tasks)
