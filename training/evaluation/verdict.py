@@ -75,7 +75,7 @@ def _against_references(found: Quality) -> Iterator[Verdict]:
         found, quality.RECALL, "content words kept ≥ the references' − 5 points", 1.0, -RECALL_SLACK, 1
     )
     model, copy = figures[OVERALL].value, found.figures[COPY][OVERALL].value
-    margin = Estimate(model - copy if model > copy else min(model - copy, -1e-9), math.nan, math.nan)
+    margin = Estimate(model - copy or -1.0, math.nan, math.nan)  # a draw is no win
     yield Verdict("copy-input loses overall", modality, f"{model:.2f} against {copy:.2f}", margin)
 
 
