@@ -1,4 +1,4 @@
-"""Command line of the training half: `python -m training distill | prepare | tokenizer | train | improve | evaluate`."""
+"""Command line of the training half: `python -m training distill`, `prepare`, `train`, `evaluate` and others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from promptdial.errors import PromptdialError
 from training.errors import TrainingError
+from training.evaluation import options
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -38,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_tokenizer(commands)
     _add_train(commands)
     _add_improve(commands)
-    _add_evaluate(commands)
+    options.add_evaluate(commands)
+    options.add_fluency(commands)
     return parser
 
 
@@ -226,26 +228,6 @@ def _add_improve(commands: Commands) -> None:
 
 def _improve(args: argparse.Namespace) -> None:
     from training.improve import run
-
-    run(args)
-
-
-def _add_evaluate(commands: Commands) -> None:
-    parser = commands.add_parser("evaluate", help="bundle -> report and calibration")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
-    parser.add_argument("--out", type=Path, help="folder of the report; default runs/evaluation/NAME")
-    parser.add_argument(
-        "--inputs", type=_positive, default=60, help="validation inputs per task and modality"
-    )
-    parser.add_argument("--threads", type=_positive, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="write calibration and metrics into the bundle")
-    parser.set_defaults(run=_evaluate)
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    from training.evaluate import run
 
     run(args)
 

@@ -115,6 +115,13 @@ def read_rows(
     path: Path, required: tuple[str, ...], allowed: Mapping[str, Sequence[str]] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines, with all texts that are required. Raises TrainingError with file and line."""
+    return [row for _, row in numbered_rows(path, required, allowed)]
+
+
+def numbered_rows(
+    path: Path, required: tuple[str, ...], allowed: Mapping[str, Sequence[str]] | None = None
+) -> list[tuple[int, dict[str, Any]]]:
+    """`read_rows` with the line of each."""
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -133,5 +140,5 @@ def read_rows(
                 raise TrainingError(
                     f"{path}, line {number}: {name} is {row[name]!r}, which is none of {', '.join(values)}"
                 )
-        rows.append(row)
+        rows.append((number, row))
     return rows
