@@ -27,6 +27,7 @@ from export.checkpoint import METADATA_FILE, Checkpoint, read_checkpoint
 from export.graph import PRECISIONS, QUANTIZED, Tail, build_decoder
 from export.parity import calibration_rows, greedy_parity, parity_with_fp32
 from export.scorer import build_scorer
+from export.storage import write_decoder
 from promptdial.bundle import (
     CARD_FILE,
     FORMAT_VERSION,
@@ -75,13 +76,13 @@ def export_bundle(
         raise ExportError(f"{target} exists and is no bundle: it will not be overwritten")
     checkpoint = read_checkpoint(source)
     with _replaced(target) as folder:
-        decoder_file = f"decoder.{precision}.onnx"
-        parity = _write_decoder(checkpoint, folder / decoder_file, precision)
+        decoder, parity = _write_decoder(checkpoint, folder, precision)
         shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
         _write_scorer(folder, scorer)
-        manifest = _manifest(checkpoint, name, {"file": decoder_file, "precision": precision}, parity)
+        manifest = _manifest(checkpoint, name, decoder, parity)
         (folder / CARD_FILE).write_text(model_card(manifest), encoding="utf-8")
-        names = (decoder_file, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE)
+        graphs = [name for key, name in decoder.items() if key != "precision"]
+        names = (*graphs, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE)
         manifest["files"] = {each: _file_entry(folder / each) for each in names}
         if hf_checkpoint:
             _write_hf_checkpoint(checkpoint, folder / "checkpoint")
@@ -90,32 +91,29 @@ def export_bundle(
     return load_bundle(target)
 
 
-def _write_decoder(checkpoint: Checkpoint, path: Path, precision: str) -> dict[str, Any]:
-    """Write the decoder and return its parity."""
+def _write_decoder(
+    checkpoint: Checkpoint, folder: Path, precision: str
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Write the decoder; the names of its files, and its parity."""
     tokenizer = checkpoint.tokenizer
     forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
     # A model may have more rows than the tokenizer has tokens (sizes rounded up): those are never generated.
     forbidden += range(tokenizer.vocabulary, checkpoint.architecture.vocabulary)
     weights, architecture = checkpoint.weights(), checkpoint.architecture
     steps = calibrate(checkpoint.model, calibration_rows(checkpoint)) if precision in QUANTIZED else None
-
-    def write(graph: Path, kind: str, tail: Tail = "top") -> Path:
-        onnx.save_model(build_decoder(weights, architecture, forbidden, kind, tail, steps), str(graph))
-        return graph
-
     with tempfile.TemporaryDirectory() as scratch:
-        fp32 = write(Path(scratch) / "fp32.onnx", "fp32")
-        parity: dict[str, Any] = {"fp32": greedy_parity(checkpoint, fp32, forbidden)}
-        if precision == "fp32":
-            shutil.copyfile(fp32, path)
-            return parity
-        graphs = [
-            write(Path(scratch) / f"{kind}.logits.onnx", kind, "logits") for kind in ("fp32", precision)
-        ]
-        parity[precision] = parity_with_fp32(checkpoint, *graphs)
-    write(path, precision)
-    log.info("%s against fp32: %s", precision, parity[precision])
-    return parity
+
+        def write(kind: str, tail: Tail = "top") -> Path:
+            path = Path(scratch) / f"{kind}.{tail}.onnx"
+            onnx.save_model(build_decoder(weights, architecture, forbidden, kind, tail, steps), str(path))
+            return path
+
+        parity: dict[str, Any] = {"fp32": greedy_parity(checkpoint, write("fp32"), forbidden)}
+        if precision != "fp32":
+            graphs = [write(kind, "logits") for kind in ("fp32", precision)]
+            parity[precision] = parity_with_fp32(checkpoint, *graphs)
+            log.info("%s against fp32: %s", precision, parity[precision])
+    return write_decoder(folder, weights, architecture, forbidden, precision, steps), parity
 
 
 def _write_scorer(folder: Path, scorer: Path | None) -> None:

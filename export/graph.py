@@ -1,4 +1,4 @@
-"""The decoder: GPT-2 as one ONNX graph for prefill and decode, with the KV cache updated in place.
+"""The decoder: GPT-2 as an ONNX graph with the KV cache updated in place; one for all, or one for each phase.
 
 Inputs: ``input_ids`` and ``position_ids`` (rows, tokens), ``seqlens_k`` (rows) = tokens in the cache
 afterwards - 1, ``total_sequence_length`` (scalar, the longest row), and per layer
@@ -9,23 +9,26 @@ tokens other than ``<end>`` carry a bias of -inf there, so they can never be gen
 
 fp32 is the reference. fp16 is for graphics cards. int8 and int4 quantize matrices (``export.matrices``) and
 the KV cache, to 8 bits with a constant scale for each channel: attention waits for memory, so in a batch of
-16 it takes half as long.
+16 it takes half as long. Over a whole prompt it takes four times as long, however, so these precisions have a second
+graph for prompts (``build_prefill``). It attends in fp32 over a cache of its own, and also gives the new keys and
+values as the first graph's cache holds them: ``new_i`` (rows, tokens, 2 * width), keys first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from export.calibration import Calibration
-from export.matrices import FloatMatrices, Int4Matrices, Int8Matrices, Matrices
+from export.matrices import FloatMatrices, Int4Matrices, Int8FromInt4Matrices, Int8Matrices, Matrices
 from export.onnx_graph import MICROSOFT, GraphWriter, tensor
 from export.quantization import Floats
 from promptdial.bundle import Architecture
 from promptdial.engine import MAX_TOP_K
+from promptdial.engine.decoder import IN_PAIRS
 from promptdial.errors import ExportError
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
@@ -52,7 +55,20 @@ def build_decoder(
     return _Decoder(weights, architecture, precision, calibration).model(forbidden, tail)
 
 
+def build_prefill(
+    weights: dict[str, Floats],
+    architecture: Architecture,
+    forbidden: Sequence[int],
+    precision: str,
+    calibration: Calibration,
+) -> ModelProto:
+    """The graph for prompts of a quantized precision; its matrices are those of ``build_decoder``."""
+    return _Prefill(weights, architecture, precision, calibration).model(forbidden, "top")
+
+
 class _Decoder:
+    kinds: ClassVar[dict[str, type[Int8Matrices]]] = {"int8": Int8Matrices, "int4": Int4Matrices}
+
     def __init__(
         self,
         weights: dict[str, Floats],
@@ -68,8 +84,7 @@ class _Decoder:
         if precision in QUANTIZED:
             if calibration is None:
                 raise ExportError(f"{precision} needs a calibration")
-            kind = Int8Matrices if precision == "int8" else Int4Matrices
-            self.matrices = kind(self.graph, calibration)
+            self.matrices = self.kinds[precision](self.graph, calibration)
             self.cache_type = TensorProto.INT8
         else:
             if precision == "fp16":
@@ -82,7 +97,7 @@ class _Decoder:
         token = self.matrices.embed(self.weights["wte.weight"])
         x = g.node("Add", [token, g.node("Gather", [places, "position_ids"], "place")], "embedding")
         for layer in range(a.layers):
-            x = self._layer(layer, x)
+            x = self._layer(layer, x, last_only=tail == "top" and layer == a.layers - 1)
         x = self._norm("ln_f", x)
         outputs = self._top(x, forbidden) if tail == "top" else self._logits(x)
         rows: list[int | str] = ["rows", "tokens"]
@@ -97,13 +112,22 @@ class _Decoder:
             for part in ("key", "value"):
                 inputs.append(tensor(f"past_{part}_{layer}", self.cache_type, cache))
                 outputs.append(tensor(f"present_{part}_{layer}", self.cache_type, cache))
-        return g.model("decoder", inputs, outputs)
+        outputs += self._more_outputs()
+        return g.model("decoder", inputs, outputs, {IN_PAIRS: "yes"} if self.matrices.in_pairs else None)
 
-    def _layer(self, layer: int, x: str) -> str:
+    def _more_outputs(self) -> list[ValueInfoProto]:
+        return []
+
+    def _layer(self, layer: int, x: str, *, last_only: bool) -> str:
+        """One block; ``last_only`` goes on with the last token alone once all are in the cache."""
         g = self.graph
         name = f"h.{layer}"
         qkv = self._linear(f"{name}.attn.c_attn", self._norm(f"{name}.ln_1", x))
         mixed = self._attention(layer, qkv)
+        if last_only:
+            last = g.constant("last", np.array([-1], np.int64))
+            mixed = g.node("Gather", [mixed, last], f"{name}.mixed.last", axis=1)
+            x = g.node("Gather", [x, last], f"{name}.last", axis=1)
         # Add and LayerNormalization apart are faster than SkipLayerNormalization on the CPU.
         x = g.node("Add", [x, self._linear(f"{name}.attn.c_proj", mixed)], f"{name}.middle")
         wide = self._linear(f"{name}.mlp.c_fc", self._norm(f"{name}.ln_2", x))
@@ -136,7 +160,8 @@ class _Decoder:
 
     def _top(self, x: str, forbidden: Sequence[int]) -> list[ValueInfoProto]:
         g, a = self.graph, self.architecture
-        last = g.node("Gather", [x, g.constant("last", np.array(-1, np.int64))], "last_hidden", axis=1)
+        flat = g.constant("flat", np.array([-1, a.width], np.int64))
+        last = g.node("Reshape", [x, flat], "last_hidden")  # (rows, width): one token of each row is left
         bias = np.zeros(a.vocabulary, np.float32)
         bias[list(forbidden)] = -np.inf
         logits = self.matrices.head(last, self.weights["wte.weight"], bias)  # (rows, vocabulary)
@@ -157,3 +182,39 @@ class _Decoder:
         size = g.constant("vocabulary", np.array([a.vocabulary], np.int64))
         g.node("Reshape", [logits, g.node("Concat", [shape, size], "logits_shape", axis=0)], "logits")
         return [tensor("logits", TensorProto.FLOAT, ["rows", "tokens", a.vocabulary])]
+
+
+class _Prefill(_Decoder):
+    """Reads prompts for a cache of bytes: fp32 attention, products of bytes also where weights have 4 bits."""
+
+    kinds: ClassVar[dict[str, type[Int8Matrices]]] = {"int8": Int8Matrices, "int4": Int8FromInt4Matrices}
+
+    def __init__(
+        self,
+        weights: dict[str, Floats],
+        architecture: Architecture,
+        precision: str,
+        calibration: Calibration,
+    ) -> None:
+        super().__init__(weights, architecture, precision, calibration)
+        self.scales = [
+            np.concatenate(each) for each in zip(calibration.keys, calibration.values, strict=True)
+        ]
+        self.cache_type = TensorProto.FLOAT
+
+    def _attention(self, layer: int, qkv: str) -> str:
+        """Attention over the fp32 cache; keys and values also go out as bytes, by the other cache's scales."""
+        g, width = self.graph, self.architecture.width
+        ends = [g.constant(f"new.{end}", np.array([end * width], np.int64)) for end in (1, 3)]
+        axis = g.constant("last_axis", np.array([-1], np.int64))
+        part = g.node("Slice", [qkv, *ends, axis], f"h.{layer}.new")
+        inverse = g.constant(f"h.{layer}.new.inverse", (1 / self.scales[layer]).astype(np.float32))
+        scaled = g.node("Mul", [part, inverse], f"h.{layer}.new.scaled")
+        one, zero = g.constant("one", np.array(1, np.float32)), g.constant("zero", np.array(0, np.int8))
+        g.node("QuantizeLinear", [scaled, one, zero], f"new_{layer}")
+        return super()._attention(layer, qkv)
+
+    def _more_outputs(self) -> list[ValueInfoProto]:
+        a = self.architecture
+        shape: list[int | str] = ["rows", "tokens", 2 * a.width]
+        return [tensor(f"new_{layer}", TensorProto.INT8, shape) for layer in range(a.layers)]

@@ -11,11 +11,19 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.calibration import Calibration
 from export.onnx_graph import MICROSOFT, GraphWriter
-from export.quantization import Floats, block_size, quantize_blocks, quantize_channels
+from export.quantization import (
+    ZERO_POINT_4,
+    Floats,
+    block_size,
+    dequantize_blocks,
+    quantize_blocks,
+    quantize_channels,
+)
 from promptdial.errors import ExportError
 
 EMBEDDING = "wte.weight"
@@ -23,6 +31,8 @@ EMBEDDING = "wte.weight"
 
 class Matrices(Protocol):
     """Writes the lookups and products of one precision into a graph. ``weight`` is GPT-2's (in, out)."""
+
+    in_pairs: bool  # whether a last odd row of a batch may be rounded differently from the others
 
     def embed(self, table: Floats) -> str:
         """Rows of the token embedding (vocabulary, width) for ``input_ids``."""
@@ -36,6 +46,8 @@ class Matrices(Protocol):
 
 class FloatMatrices:
     """fp32, or fp16 for graphics cards: no CPU kernel multiplies it, ONNX Runtime casts there and back."""
+
+    in_pairs = False
 
     def __init__(self, graph: GraphWriter, dtype: type[np.floating[Any]]) -> None:
         self.graph, self.dtype = graph, dtype
@@ -69,6 +81,8 @@ class Int8Matrices:
 
     The tied embedding is stored once, by token; ONNX Runtime transposes it for the head while it loads.
     """
+
+    in_pairs = False
 
     def __init__(self, graph: GraphWriter, calibration: Calibration) -> None:
         self.graph, self.calibration = graph, calibration
@@ -111,14 +125,16 @@ class Int8Matrices:
 
 
 class Int4Matrices(Int8Matrices):
-    """4-bit weights in blocks, for the layers; the embedding and the head stay at 8 bits."""
+    """4-bit weights in blocks, for the layers; the embedding and the head stay at 8 bits.
+
+    ``MatMulNBits`` takes rows in pairs on x86-64, and a last odd one by another kernel.
+    """
+
+    in_pairs = True
 
     def linear(self, name: str, x: str, weight: Floats, bias: Floats) -> str:
         g, (inputs, outputs) = self.graph, weight.shape
-        block = block_size(inputs)
-        if block is None:
-            raise ExportError(f"{name}: int4 needs a number of inputs that 32 divides, not {inputs}")
-        table, scales = quantize_blocks(np.ascontiguousarray(weight.T), block)
+        table, scales = _blocks(name, weight)
         operands = [
             x,
             g.constant(f"{name}.weight.int4", table),
@@ -132,6 +148,39 @@ class Int4Matrices(Int8Matrices):
             N=outputs,
             K=inputs,
             bits=4,
-            block_size=block,
+            block_size=inputs // table.shape[1],
             accuracy_level=4,
         )
+
+
+class Int8FromInt4Matrices(Int8Matrices):
+    """The 4-bit weights of ``Int4Matrices``, multiplied as bytes: three times as fast over a whole prompt.
+
+    The file holds 4 bits; ONNX Runtime folds the conversion into a matrix of int8 per output channel while it loads.
+    """
+
+    def linear(self, name: str, x: str, weight: Floats, bias: Floats) -> str:
+        g = self.graph
+        table, scales = _blocks(name, weight)
+        _, steps = quantize_channels(np.ascontiguousarray(dequantize_blocks(table, scales).T))
+        zeros = np.full((scales.size + 1) // 2, ZERO_POINT_4 * 0x11, np.uint8)
+        packed = [
+            g.packed(f"{name}.weight.int4", table, TensorProto.UINT4, [len(table), len(weight)]),
+            g.constant(f"{name}.weight.scales", scales),
+            g.packed(f"{name}.weight.zeros", zeros, TensorProto.UINT4, list(scales.shape)),
+        ]
+        block = len(weight) // table.shape[1]
+        wide = g.node("DequantizeLinear", packed, f"{name}.weight.wide", axis=1, block_size=block)
+        turned = g.node("Transpose", [wide], f"{name}.weight.turned", perm=[1, 0])
+        scale = g.constant(f"{name}.weight.scales8", steps)
+        none = g.constant(f"{name}.weight.zeros8", np.zeros(len(steps), np.int8))
+        bytes_ = g.node("QuantizeLinear", [turned, scale, none], f"{name}.weight.int8", axis=1)
+        return self._product(name, x, bytes_, scale, g.constant(f"{name}.bias", bias), name)
+
+
+def _blocks(name: str, weight: Floats) -> tuple[NDArray[np.uint8], Floats]:
+    """``quantize_blocks`` of GPT-2's (in, out). Raises ExportError for sizes that 4 bits don't fit."""
+    block = block_size(len(weight))
+    if block is None:
+        raise ExportError(f"{name}: int4 needs a number of inputs that 32 divides, not {len(weight)}")
+    return quantize_blocks(np.ascontiguousarray(weight.T), block)

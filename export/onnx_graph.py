@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-OPSET = 18
-IR_VERSION = 9
+OPSET = 21  # the first with 4-bit numbers
+IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 Array = NDArray[Any]
 
@@ -32,6 +32,11 @@ class GraphWriter:
             self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
+    def packed(self, name: str, value: Array, kind: int, shape: Sequence[int]) -> str:
+        """Add an initializer of a type that numpy lacks, from its bytes."""
+        self.initializers[name] = helper.make_tensor(name, kind, list(shape), value.tobytes(), raw=True)
+        return name
+
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output and return that output's name."""
         return self.nodes_out(op, inputs, [output], domain, **attributes)[0]
@@ -45,14 +50,20 @@ class GraphWriter:
         return list(outputs)
 
     def model(
-        self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]
+        self,
+        name: str,
+        inputs: Sequence[ValueInfoProto],
+        outputs: Sequence[ValueInfoProto],
+        metadata: dict[str, str] | None = None,
     ) -> ModelProto:
-        """The finished model."""
+        """The finished model; ``metadata`` is for whoever opens it."""
         graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.initializers.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(
+        made = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="promptdial"
         )
+        helper.set_model_props(made, metadata or {})
+        return made
 
 
 def tensor(name: str, kind: int, shape: Sequence[int | str]) -> ValueInfoProto:

@@ -25,7 +25,8 @@ from export.quantization import Floats
 from promptdial.bundle import Architecture
 from promptdial.command import FRAMING_TOKENS, Command
 from promptdial.engine import Engine, GenerationRequest, Sampling, available_cpus
-from promptdial.engine.decoder import Decoder, cache_dtype, open_session
+from promptdial.engine.cached import cache_dtype
+from promptdial.engine.decoder import Decoder, open_session
 from promptdial.errors import ExportError
 from promptdial.tasks import TASK_INFO
 

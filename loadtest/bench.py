@@ -27,7 +27,7 @@ from loadtest.latency import commit, hardware, versions
 from loadtest.peers.bandwidth import BandwidthProbe
 from loadtest.peers.catalogue import ROOT
 from loadtest.peers.comparison import cpu_flags
-from loadtest.peers.engines.promptdial import DETAILS, FILE, convert
+from loadtest.peers.engines.promptdial import convert, read_model
 from loadtest.peers.floor import bytes_per_step
 from loadtest.peers.workload import Shape, Workload
 from promptdial.bundle import Architecture, load_bundle
@@ -45,16 +45,19 @@ MEGA = 1_000_000
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder's graph and its sizes."""
+    """A decoder's graphs and its sizes."""
 
     name: str
     path: Path
+    prefill: Path | None
     architecture: Architecture
 
     def open(self, threads: int, profile: Path | None = None) -> Decoder:
         """A decoder with room for the largest batch."""
         slots = BATCHES[-1]
-        return Decoder(self.path, self.architecture, threads=threads, slots=slots, profile=profile)
+        return Decoder(
+            self.path, self.architecture, threads=threads, slots=slots, prefill=self.prefill, profile=profile
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def from_bundle(folder: Path) -> Model:
     """A bundle's decoder."""
     bundle = load_bundle(folder)
-    return Model(f"{bundle.name} {bundle.precision}", bundle.decoder_path, bundle.architecture)
+    name = f"{bundle.name} {bundle.precision}"
+    return Model(name, bundle.decoder_path, bundle.prefill_path, bundle.architecture)
 
 
 def random_models(precisions: Sequence[str]) -> list[Model]:
@@ -97,11 +101,11 @@ def random_models(precisions: Sequence[str]) -> list[Model]:
     models = []
     for precision in precisions:
         model = folder / f"promptdial-{precision}"
-        if not (model / DETAILS).is_file():
+        if not model.is_dir():
             print(f"exporting {precision}", file=sys.stderr)
             convert(folder / "checkpoint", model, precision)
-        details = json.loads((model / DETAILS).read_text(encoding="utf-8"))
-        models.append(Model(f"104.3M {precision}", model / FILE, Architecture(**details["architecture"])))
+        paths, architecture, _ = read_model(model)
+        models.append(Model(f"104.3M {precision}", *paths, architecture))
     return models
 
 
@@ -164,7 +168,9 @@ def profile(model: Model, threads: int) -> dict[str, dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             decoder = model.open(threads, Path(folder) / "profile")
             timed(shapes(decoder)[f"{kind}_{size}_ms"])
-            events = json.loads(decoder.end_profiling().read_text(encoding="utf-8"))
+            prompts, *steps = decoder.end_profiling()
+            noted = prompts if kind == "prefill" or not steps else steps[0]
+            events = json.loads(noted.read_text(encoding="utf-8"))
         found[f"{kind}_{size}"] = by_operator(events)
     return found
 

@@ -139,13 +139,19 @@ class Bundle:
 
     @property
     def precision(self) -> str:
-        """Of the decoder's weights: ``fp32`` or ``int8``."""
+        """Of the decoder's weights: ``fp32``, ``fp16``, ``int8`` or ``int4``."""
         return _text("decoder precision", self.manifest["decoder"]["precision"])
 
     @property
     def decoder_path(self) -> Path:
-        """The decoder's ONNX file."""
+        """The ONNX file of the decoder's steps, and of prompts where they have none of their own."""
         return self.path / _text("decoder file", self.manifest["decoder"]["file"])
+
+    @property
+    def prefill_path(self) -> Path | None:
+        """The ONNX file for reading prompts, where that isn't the decoder's."""
+        name = self.manifest["decoder"].get("prefill")
+        return None if name is None else self.path / _text("decoder prefill", name)
 
     def check_manifest(self) -> None:
         """Parse everything in ``bundle.json`` that is read later. Raises BundleError."""
@@ -154,8 +160,9 @@ class Bundle:
             self.format, self.tasks, self.support, self.golden  # noqa: B018  (parsed once, and kept)
             self.architecture, self.limits, self.precision  # noqa: B018
             _check_sampling(self.sampling)
-            decoder = self.decoder_path.relative_to(self.path).as_posix()
-            for needed in (decoder, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE):
+            graphs = [path for path in (self.decoder_path, self.prefill_path) if path is not None]
+            names = [path.relative_to(self.path).as_posix() for path in graphs]
+            for needed in (*names, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE):
                 if needed not in self.files:
                     raise ValueError(f"it doesn't list {needed}")
             for name in OBJECTS:

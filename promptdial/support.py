@@ -27,12 +27,19 @@ class Cell:
     p90: float
     p95: float
     count: int
+    p10: float | None = None  # not in every bundle; see `tenth`
 
     def __post_init__(self) -> None:
         if not _ordered((self.length,), least=1, whole=True):
             raise ValueError(f"the length of a support cell must be 1 word or more, not {self.length!r}")
-        if not _ordered((0, self.p05, self.p50, self.p90, self.p95, 1)):
+        tenth = () if self.p10 is None else (self.p10,)
+        if not _ordered((0, self.p05, *tenth, self.p50, self.p90, self.p95, 1)):
             raise ValueError(f"the relevances of a support cell must rise within 0-1: {self}")
+
+    @property
+    def tenth(self) -> float:
+        """The 10th percentile; where the bundle doesn't give it, by a straight line from the 5th to the 50th."""
+        return self.p05 + (self.p50 - self.p05) / 9 if self.p10 is None else self.p10
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,9 @@ class ModelDescription(BaseModel):
     support: dict[str, Any] = Field(
         description="Per task: lengths, and relevances per length, of the training data."
     )
-    calibration: dict[str, Any] = Field(description="Per task: achieved relevance per target, with counts.")
+    calibration: dict[str, Any] = Field(
+        description="Per task: relevance achieved per length and target, its percentiles, and the count."
+    )
     metrics: dict[str, Any]
     parity: dict[str, Any]
     data: list[Any] = Field(description="Training data with licences and attributions.")

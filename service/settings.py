@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     kv_positions: int | None = Field(
         default=None, ge=32, description="tokens of a sequence, prompt included; left out: the model's most"
     )
+    prefill_pause: float = Field(
+        default=2.0,
+        ge=1,
+        le=1000,
+        description="how long running sequences may wait for others' prompts, in steps",
+    )
     queue_limit: int = Field(default=64, ge=0, description="requests that may wait; one more is answered 429")
     max_n: int = Field(default=16, ge=1, le=256, description="candidates that one request may ask for")
 

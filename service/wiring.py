@@ -46,6 +46,7 @@ class Backend:
             device=settings.device,
             slots=settings.slots,
             queue_limit=settings.queue_limit,
+            pause=settings.prefill_pause,
             capacity=settings.kv_positions,
             on_step=sizes,
         )

@@ -28,7 +28,7 @@ def test_the_bench_prints_its_figures_as_json_and_as_a_table() -> None:
     for rows in BATCHES:
         figures = model[f"step_{rows}_ms"]
         assert 0 < figures["min"] <= figures["median"] <= figures["max"]
-    assert 50_000 < model["bytes_per_step"] < tiny_bundle().joinpath("decoder.int8.onnx").stat().st_size
+    assert 50_000 < model["bytes_per_step"] < tiny_bundle().joinpath("weights.int8.bin").stat().st_size
     assert model["operators_ms"]["step_16"]["GroupQueryAttention"] > 0
     assert "tiny int8: floor" in done.stderr
 

@@ -27,7 +27,8 @@ from promptdial.engine import (
     Sampling,
     Token,
 )
-from promptdial.engine.decoder import Decoder, Top
+from promptdial.engine.cached import Top
+from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.errors import (
@@ -497,7 +498,7 @@ def test_an_engine_that_recovers_while_it_closes_stays_closed(bundle: Bundle) ->
 
 
 def test_a_closed_scheduler_is_opened_by_nothing() -> None:
-    scheduler = Scheduler(queue_limit=1, max_running=1, slots=1, speed=Speed(slots=1, chunk=8, idle_chunk=8))
+    scheduler = Scheduler(queue_limit=1, max_running=1, slots=1, speed=Speed(slots=1, pieces=(8,), pause=2.0))
     scheduler.open()
     assert scheduler.is_open
     scheduler.close("closing")

@@ -134,7 +134,7 @@ def test_the_probe_reads_every_size() -> None:
 def test_the_floor_counts_weights_and_not_tables_that_are_only_gathered_from(models: Path) -> None:
     parameters = json.loads((models / "checkpoint" / "reference.json").read_text())["parameters"]
     positions = SHAPE.positions * SHAPE.width
-    counted = bytes_per_step(models / OURS.model / "decoder.onnx")
+    counted = bytes_per_step(models / OURS.model / f"decoder.{OURS.precision}.onnx")
     assert 0 <= counted - 4 * (parameters - positions) < 8192  # beside them: masks, shapes and constants
 
 

@@ -81,6 +81,27 @@ def test_a_burst_fills_the_batch_within_the_pause_that_running_ones_may_notice()
     assert steps_while_filling < 8
 
 
+def test_a_long_pause_reads_all_prompts_of_a_burst_before_any_goes_on() -> None:
+    decoder = ToyDecoder()
+    engine = toy_engine(decoder, pause=1000.0)
+    finish(engine, *(engine.submit(toy_request(60)) for _ in range(16)))
+    assert decoder.log[:17] == [("piece", 6)] * 16 + [("step", 16)]
+
+
+def test_a_piece_is_as_large_as_the_others_can_wait_for() -> None:
+    """A small piece takes 1.6 ms, a large one 6.4 ms; two running ones may be held up for 4.2 ms, none for any time."""
+    decoder = ToyDecoder(pieces=(8, 16, 32))
+    engine = toy_engine(decoder)
+    finish(engine, engine.submit(toy_request(3, length=70)))
+    assert [count for what, count in decoder.log if what == "piece"] == [32, 32, 6]
+    running = engine.submit(toy_request(100))
+    engine.step()
+    decoder.log.clear()
+    finish(engine, engine.submit(toy_request(3, length=70)), running)
+    pieces = [count for what, count in decoder.log if what == "piece"]
+    assert pieces == [16, 16, 16, 16, 6]
+
+
 def test_a_cancelled_or_late_request_is_gone_within_two_steps_wherever_it_is() -> None:
     decoder = ToyDecoder(slots=2)
     engine = toy_engine(decoder)

@@ -17,7 +17,8 @@ from fastapi import FastAPI
 
 from promptdial.bundle import Bundle, load_bundle
 from promptdial.engine import Engine
-from promptdial.engine.decoder import Decoder, Top
+from promptdial.engine.cached import Top
+from promptdial.engine.decoder import Decoder
 from service.app import create_app
 from service.settings import Settings
 from service.wiring import Backend

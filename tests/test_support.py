@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptdial.command import Command
-from promptdial.support import Support
+from promptdial.support import Cell, Support
 from tests.tiny import make_metadata
 
 SUPPORT = Support.from_json(
@@ -52,6 +52,15 @@ def test_the_range_is_that_of_the_nearest_cell() -> None:
     assert SUPPORT.range("expand", 9) == (0.3, 0.95, 0.9)
     assert SUPPORT.range("expand", 200) == (0.1, 0.85, 0.8)
     assert SUPPORT.length_range("expand") == (3, 90)
+
+
+def test_the_10th_percentile_is_the_bundles_or_lies_between_the_5th_and_the_50th() -> None:
+    """Bundles that were made before the support had it must still load."""
+    cells = make_metadata()["support"]["expand"]["cells"]
+    assert Cell(**cells[0]).tenth == pytest.approx(0.3 + (0.6 - 0.3) * 5 / 45)
+    assert Cell(**cells[0], p10=0.4).tenth == 0.4
+    with pytest.raises(ValueError, match="must rise"):
+        Cell(**cells[0], p10=0.7)
 
 
 @given(

@@ -184,25 +184,20 @@ def bundle(work: Path, tiny_bundle: Path) -> Path:
     return target
 
 
-def test_evaluate_reports_and_writes_the_calibration_into_the_bundle(work: Path, bundle: Path) -> None:
-    training(
-        "evaluate",
-        bundle,
-        "--episodes",
-        work / "episodes",
-        "--out",
-        work / "report",
-        "--inputs",
-        "5",
-        "--write",
-    )
+def test_evaluate_reports_on_validation_episodes_and_writes_the_figures_into_the_bundle(
+    work: Path, bundle: Path
+) -> None:
+    training("evaluate", bundle, "--episodes", work / "episodes", "--out", work / "report", "--inputs", "4",
+             "--cell-inputs", "2", "--seeds", "1", "--write")  # fmt: skip
     report = (work / "report" / "report.md").read_text()
-    assert "copy_rate" in report and "distinct_2" in report and "Validation loss" in report
+    for task in ("brief", "compress", "expand", "style", "suggest", "tags"):
+        assert f"| {task} | " in report.split("## Verdict")[1].split("## ")[0]
     assert (work / "report" / "steering.png").read_bytes().startswith(b"\x89PNG")
     manifest = load_bundle(bundle).manifest
-    assert len(manifest["calibration"]["expand"]) == 5
-    assert manifest["metrics"]["expand_image"]["inputs"] > 0
+    assert manifest["calibration"] == {}  # no cell has 30 rows here
+    assert manifest["metrics"]["expand_image"]["inputs"] == 4
     assert manifest["metrics"]["validation_loss"] > 0
+    assert "lowest_spearman" in (bundle / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.parametrize("kept", [True, False])

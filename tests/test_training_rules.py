@@ -1,4 +1,4 @@
-"""Rules over texts, near-duplicates, measures and batches: the pure parts of training."""
+"""Rules over texts, near-duplicates and batches: the pure parts of training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from promptdial.command import Command
 from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE, Floats, RelevanceScorer, load_scorer
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, init, measures, recipe, rules
+from training import batches, init, recipe, rules
 from training.batches import IGNORED, BatchDataset, Row
 from training.embeddings import EmbeddingCache
 from training.episodes import Episode
@@ -78,15 +78,6 @@ def test_near_duplicates_are_found_exactly(texts: list[str]) -> None:
     found = [(min(pair), max(pair)) for pair in near_duplicates(texts)]
     assert len(found) == len(set(found))
     assert set(found) == expected
-
-
-def test_copying_repeating_and_sameness_are_measured() -> None:
-    assert measures.copy_rate("a fox in snow", "a fox in snow") == 1.0
-    assert measures.copy_rate("a fox in snow", "the red fox in deep snow") == pytest.approx(2 / 6)
-    assert measures.repetition("the sea and the sky") == 0.0
-    assert measures.repetition("so it goes on so it goes on so it goes on") > 0.4
-    assert measures.distinct_2(["a b c d"], 10) == 1.0
-    assert measures.distinct_2(["a b a b a b"], 5) == pytest.approx(2 / 5)
 
 
 TOKENIZER = PromptTokenizer.train([TEXT] * 3, 400)

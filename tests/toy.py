@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from promptdial.engine import Engine, GenerationRequest, Sampling
-from promptdial.engine.decoder import Top
+from promptdial.engine.cached import Top
 
 END = 2
 SPARE = 3  # 4 and up are for texts
@@ -21,9 +21,11 @@ GREEDY = Sampling(temperature=0.0)
 class ToyDecoder:
     """Seconds: a piece of a prompt ``piece_s`` a token, a step ``step_s`` and ``row_s`` a row."""
 
-    def __init__(self, slots: int = 16, capacity: int = 512, chunk: int = 8, row_s: float = 0.0004) -> None:
+    def __init__(
+        self, slots: int = 16, capacity: int = 512, pieces: tuple[int, ...] = (8,), row_s: float = 0.0004
+    ) -> None:
         self.slots, self.capacity, self.vocabulary = slots, capacity, 600
-        self.chunk = self.idle_chunk = chunk
+        self.pieces = pieces
         self.staging = slots + slots % 2
         self.now, self.piece_s, self.step_s, self.row_s = 0.0, 0.0002, 0.003, row_s
         self.log: list[tuple[str, int]] = []  # ("piece", tokens) and ("step", rows), in order
@@ -33,7 +35,7 @@ class ToyDecoder:
         return self.now
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top:
-        assert 0 < len(tokens) <= self.chunk + 1
+        assert 0 < len(tokens) <= self.pieces[-1] + 1
         self._cells[row, past : past + len(tokens)] = tokens
         self._spend("piece", len(tokens), self.piece_s * len(tokens))
         return self._top([row], [past + len(tokens)])
@@ -83,9 +85,13 @@ def toy_text(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
     return held[len(prompt) :]
 
 
-def toy_engine(decoder: ToyDecoder, queue_limit: int = 64, max_running: int | None = None) -> Engine:
+def toy_engine(
+    decoder: ToyDecoder, queue_limit: int = 64, max_running: int | None = None, pause: float = 2.0
+) -> Engine:
     """An engine whose steps the test makes, in virtual time."""
-    engine = Engine(decoder, END, queue_limit=queue_limit, max_running=max_running, clock=decoder.clock)
+    engine = Engine(
+        decoder, END, queue_limit=queue_limit, max_running=max_running, pause=pause, clock=decoder.clock
+    )
     engine.start(background=False)
     decoder.log.clear()
     return engine

@@ -1,4 +1,4 @@
-"""Command line of the training half: `python -m training prepare | tokenizer | train | improve | evaluate`."""
+"""Command line of the training half: `python -m training distill`, `prepare`, `train`, `evaluate` and others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from promptdial.errors import PromptdialError
 from training.errors import TrainingError
+from training.evaluation import options
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -33,11 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_distill(commands)
     _add_prepare(commands)
     _add_tokenizer(commands)
     _add_train(commands)
     _add_improve(commands)
-    _add_evaluate(commands)
+    options.add_evaluate(commands)
+    options.add_fluency(commands)
     return parser
 
 
@@ -45,6 +48,62 @@ def _positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _add_distill(commands: Commands) -> None:
+    parser = commands.add_parser("distill", help="a teacher model writes pairs for `prepare --pairs`")
+    parser.add_argument(
+        "--teacher", required=True, metavar="URL", help="base URL of the endpoint, ending with /v1"
+    )
+    parser.add_argument("--model", required=True, help="as the endpoint calls it")
+    parser.add_argument("--licence", required=True, help="of what the teacher writes, such as Apache-2.0")
+    parser.add_argument("--source", help="name of the rows' source; default MODEL-distilled")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a run found there is resumed")
+    parser.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
+    parser.add_argument("--inputs", type=Path, help="own inputs, one a line, instead of the open data's")
+    parser.add_argument(
+        "--templates", type=Path, help="folder of task templates; default training/teacher/tasks"
+    )
+    parser.add_argument("--count", type=_positive, default=1000, help="requests; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="of the scorer; default %(default)s")
+    _add_asking(parser.add_argument_group("asking"))
+    parser.set_defaults(run=_distill)
+
+
+def _add_asking(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the key")
+    group.add_argument(
+        "--concurrency", type=_positive, default=32, help="requests at a time; default %(default)s"
+    )
+    group.add_argument("--requests-per-minute", type=float)
+    group.add_argument("--tokens-per-minute", type=float)
+    group.add_argument("--attempts", type=_positive, default=6, help="per request; default %(default)s")
+    group.add_argument(
+        "--backoff", type=float, default=1.0, help="first wait in seconds; default %(default)s"
+    )
+    group.add_argument(
+        "--timeout", type=float, default=120.0, help="of an attempt in seconds; default %(default)s"
+    )
+    group.add_argument("--temperature", type=float, default=0.7)
+    group.add_argument("--top-p", type=float, default=0.95)
+    group.add_argument("--frequency-penalty", type=float, default=0.0)
+    group.add_argument("--minutes", type=float, help="stop asking after so long")
+    group.add_argument(
+        "--max-tokens", type=_positive, help="stop before prompts and answers take more tokens"
+    )
+    group.add_argument("--max-cost", type=float, help="stop before the prices add up to more")
+    group.add_argument("--price-in", type=float, default=0.0, help="of a million prompt tokens")
+    group.add_argument("--price-out", type=float, default=0.0, help="of a million completion tokens")
+
+
+def _distill(args: argparse.Namespace) -> None:
+    from training.teacher.run import run
+
+    run(args)
 
 
 def _add_prepare(commands: Commands) -> None:
@@ -169,26 +228,6 @@ def _add_improve(commands: Commands) -> None:
 
 def _improve(args: argparse.Namespace) -> None:
     from training.improve import run
-
-    run(args)
-
-
-def _add_evaluate(commands: Commands) -> None:
-    parser = commands.add_parser("evaluate", help="bundle -> report and calibration")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
-    parser.add_argument("--out", type=Path, help="folder of the report; default runs/evaluation/NAME")
-    parser.add_argument(
-        "--inputs", type=_positive, default=60, help="validation inputs per task and modality"
-    )
-    parser.add_argument("--threads", type=_positive, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="write calibration and metrics into the bundle")
-    parser.set_defaults(run=_evaluate)
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    from training.evaluate import run
 
     run(args)
 

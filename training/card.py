@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from training.episodes import Episode
-from training.sources import ATTRIBUTION
+from training.sources import credit
 
 LENGTHS = ((1, 9), (10, 19), (20, 39), (40, 69), (70, 99), (100, 10_000))
 RELEVANCES = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01))
@@ -22,7 +22,7 @@ def source_rows(episodes: Sequence[Episode]) -> list[dict[str, object]]:
     """Sources with licence, rows and the credit to give, most rows first; what model cards state."""
     counts = Counter((episode.source, episode.licence) for episode in episodes)
     return [
-        {"source": source, "licence": licence, "rows": rows, "attribution": ATTRIBUTION.get(source, source)}
+        {"source": source, "licence": licence, "rows": rows, "attribution": credit(source)}
         for (source, licence), rows in counts.most_common()
     ]
 
@@ -40,7 +40,7 @@ def _origins(episodes: Sequence[Episode]) -> list[str]:
 
 def _coverage(episodes: Sequence[Episode]) -> list[str]:
     counts = Counter(
-        (e.task, e.modality, _slot(LENGTHS, e.words), _slot(RELEVANCES, e.relevance), e.origin == "real")
+        (e.task, e.modality, slot(LENGTHS, e.words), slot(RELEVANCES, e.relevance), e.origin == "real")
         for e in episodes
     )
     headings = [f"{low:.1f}-{min(high, 1.0):.1f}" for low, high in RELEVANCES]
@@ -60,7 +60,8 @@ def _coverage(episodes: Sequence[Episode]) -> list[str]:
     return lines
 
 
-def _slot(bounds: Sequence[tuple[float, float]], value: float) -> int:
+def slot(bounds: Sequence[tuple[float, float]], value: float) -> int:
+    """The index of the range that a value falls into."""
     return max(index for index, (low, _) in enumerate(bounds) if value >= low)
 
 

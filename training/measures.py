@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
 
-from training.rules import words
+from training.rules import content_words, words
 
 SPAN = 4
+ORDERS = 4  # of n-grams in BLEU
+SMOOTHING = 0.1  # matches that are counted where there are none (Chen and Cherry 2014, method 1)
+ENDINGS = (".", "!", "?", "…")
+CLOSING = "\"'”’)]*"
+
+Grams = tuple[Counter[tuple[str, ...]], ...]  # by order, from 1
 
 
 def copy_rate(input: str, output: str) -> float:
@@ -20,18 +28,13 @@ def copy_rate(input: str, output: str) -> float:
     return longest.size / len(given)
 
 
-def distinct_2(texts: Sequence[str], budget: int) -> float:
-    """Different word pairs per word pair, over the first `budget` pairs of the texts in order.
+def distinct_2(texts: Sequence[Sequence[str]]) -> float:
+    """Different word pairs per word pair of texts given as words.
 
-    The share falls with the number of pairs, so only values at an equal budget compare.
+    The share falls with the number of pairs: only sets of equally many words compare.
     """
-    pairs = [pair for text in texts for pair in pairwise(words(text))][:budget]
+    pairs = [pair for text in texts for pair in pairwise(text)]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
-def pair_count(texts: Sequence[str]) -> int:
-    """Word pairs of the texts, none across two texts."""
-    return sum(max(0, len(words(text)) - 1) for text in texts)
 
 
 def repetition(text: str) -> float:
@@ -39,3 +42,77 @@ def repetition(text: str) -> float:
     found = words(text)
     spans = [tuple(found[i : i + SPAN]) for i in range(len(found) - SPAN + 1)]
     return 1 - len(set(spans)) / len(spans) if spans else 0.0
+
+
+def entity_recall(input: str, output: str) -> float:
+    """Share of the input's content words that the output holds, singular or plural; nan for an input without any."""
+    asked = {_singular(word) for word in content_words(input)}
+    given = {_singular(word) for word in words(output)}
+    return len(asked & given) / len(asked) if asked else math.nan
+
+
+def _singular(word: str) -> str:
+    word = word.removesuffix("'s").removesuffix("’s")
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether the last sentence is whole, as far as its last sign tells."""
+    return text.rstrip().rstrip(CLOSING).endswith(ENDINGS)
+
+
+def grams(text: Sequence[str]) -> Grams:
+    """Counts of the word sequences of 1 to 4 words."""
+    return tuple(
+        Counter(tuple(text[i : i + order]) for i in range(len(text) - order + 1))
+        for order in range(1, ORDERS + 1)
+    )
+
+
+def self_bleu(texts: Sequence[Grams]) -> float:
+    """Mean BLEU-4 of each text against all the others (Zhu et al. 2018): 1 where all say the same.
+
+    It grows with the number of texts and with their length: only sets of equal size compare. Orders that a text is
+    too short for are left out of it.
+    """
+    if len(texts) < 2:
+        return 0.0
+    most = [_two_largest(text[order] for text in texts) for order in range(ORDERS)]
+    lengths = [text[0].total() for text in texts]
+    scores = [_bleu(text, own, most, lengths) for own, text in enumerate(texts)]
+    return sum(scores) / len(scores)
+
+
+Largest = dict[tuple[str, ...], tuple[int, int, int]]
+
+
+def _two_largest(counters: Iterable[Counter[tuple[str, ...]]]) -> Largest:
+    """Per sequence: its largest count in one text, whose, and the largest in any other text."""
+    largest: Largest = {}
+    for owner, counter in enumerate(counters):
+        for gram, count in counter.items():
+            first, whose, second = largest.get(gram, (0, -1, 0))
+            if count > first:
+                largest[gram] = (count, owner, first)
+            elif count > second:
+                largest[gram] = (first, whose, count)
+    return largest
+
+
+def _bleu(text: Grams, own: int, most: Sequence[Largest], lengths: Sequence[int]) -> float:
+    logs = []
+    for order, counter in enumerate(text):
+        if not (total := counter.total()):
+            continue
+        matched = 0
+        for gram, count in counter.items():
+            first, whose, second = most[order][gram]
+            matched += min(count, second if whose == own else first)
+        logs.append(math.log((matched or SMOOTHING) / total))
+    if not logs:
+        return 0.0
+    length = lengths[own]
+    closest = min(
+        (other for index, other in enumerate(lengths) if index != own), key=lambda n: (abs(n - length), n)
+    )
+    return math.exp(sum(logs) / len(logs)) * min(1.0, math.exp(1 - closest / length))

@@ -214,7 +214,7 @@ def _task_support(episodes: Sequence[Episode]) -> dict[str, object]:
         centre = DEFAULT_FORMAT.length_buckets[DEFAULT_FORMAT.length_bucket(episode.words)]
         buckets[centre].append(episode.relevance)
     cells = [
-        {"length": centre, **_percentiles(np.array(values), (5, 50, 90, 95)), "count": len(values)}
+        {"length": centre, **_percentiles(np.array(values), (5, 10, 50, 90, 95)), "count": len(values)}
         for centre, values in sorted(buckets.items())
         if len(values) >= MIN_CELL
     ]

@@ -54,7 +54,7 @@ _CREDIT = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“A-Z0-9])")
-_BREAK = re.compile(
+BREAK = re.compile(
     r"[,.;:!?()\"“”]|\s[-–—]\s|\b(?:with|that|which|featuring|while|as|where|against|its|his|her|their|who)\b",
     re.I,
 )
@@ -114,7 +114,7 @@ def subject_part(text: str) -> str:
 def head_phrase(text: str, rng: random.Random, longest: int = 10) -> str:
     """What a text is about in 3-10 words: its subject up to a break, often without the article."""
     first = subject_part(sentences(text)[0]) if text.strip() else ""
-    ends = [match.start() for match in _BREAK.finditer(first) if len(first[: match.start()].split()) >= 4]
+    ends = [match.start() for match in BREAK.finditer(first) if len(first[: match.start()].split()) >= 4]
     chosen = first[: ends[0] if ends else None].split()[:longest]
     while len(chosen) > 2 and chosen[-1].lower() in STOPWORDS:
         chosen.pop()

@@ -40,9 +40,9 @@ ATTRIBUTION = {
     "conceptual-captions": "Conceptual Captions, Sharma et al., Google LLC",
     "corpora": "Corpora, Darius Kazemi and contributors, dariusk/corpora",
     "clip-interrogator": "CLIP Interrogator word lists, pharmapsychotic/clip-interrogator",
-    "smollm2-distilled": "written by SmolLM2-135M-Instruct, Allal et al., Hugging Face",
     "rollouts": "written by an earlier checkpoint of the model for inputs from the other sources, chosen by rule",
     "sdxl-prompt-styler": "SDXL Prompt Styler, twri/sdxl_prompt_styler",
+    "smollm2-distilled": "Written by SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0)",
 }
 
 
@@ -54,6 +54,12 @@ class OpenData:
     texts: list[dict[str, Any]]
     styles: list[dict[str, Any]]
     lists: dict[str, list[str]]
+
+
+def credit(source: str) -> str:
+    """The credit to give for a source: its attribution, the model that wrote it, or its name."""
+    written = f"Written by {source.removesuffix('-distilled')}" if source.endswith("-distilled") else source
+    return ATTRIBUTION.get(source, written)
 
 
 def data_dir(given: Path | None) -> Path:
@@ -109,6 +115,13 @@ def read_rows(
     path: Path, required: tuple[str, ...], allowed: Mapping[str, Sequence[str]] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines, with all texts that are required. Raises TrainingError with file and line."""
+    return [row for _, row in numbered_rows(path, required, allowed)]
+
+
+def numbered_rows(
+    path: Path, required: tuple[str, ...], allowed: Mapping[str, Sequence[str]] | None = None
+) -> list[tuple[int, dict[str, Any]]]:
+    """`read_rows` with the line of each."""
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -127,5 +140,5 @@ def read_rows(
                 raise TrainingError(
                     f"{path}, line {number}: {name} is {row[name]!r}, which is none of {', '.join(values)}"
                 )
-        rows.append(row)
+        rows.append((number, row))
     return rows

@@ -40,7 +40,9 @@ class Engine:
 
 ENGINES = (
     Engine("promptdial int8", OURS, "int8", 8),
+    Engine("promptdial int8 throughput", OURS, "int8", 8, variant="throughput"),
     Engine("promptdial int4", OURS, "int4", 4),
+    Engine("promptdial int4 throughput", OURS, "int4", 4, variant="throughput"),
     Engine("promptdial fp32", OURS, "fp32", 32),
     Engine("openvino continuous int8", "openvino", "int8", 8, "openvino", "continuous"),
     Engine("openvino continuous int4", "openvino", "int4", 4, "openvino", "continuous"),

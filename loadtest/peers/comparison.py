@@ -116,7 +116,7 @@ def start(
         worker.close()
         raise
     agreed = sum(row[0] == wanted for row, wanted in zip(first, reference["first_tokens"], strict=True))
-    read = bytes_per_step(model / "decoder.onnx") if engine.module == OURS else None
+    read = bytes_per_step(model / f"decoder.{engine.precision}.onnx") if engine.module == OURS else None
     samples.add(
         kind="engine",
         engine=engine.name,

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 def bytes_per_step(path: Path) -> int:
     """Sum over the initializers that are read whole; tables that are only gathered from give single rows."""
-    graph = onnx.load(path).graph
+    graph = onnx.load(path, load_external_data=False).graph
     readers: dict[str, set[str]] = {}
     for node in graph.node:
         for name in node.input:

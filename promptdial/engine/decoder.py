@@ -1,52 +1,42 @@
-"""The decoder's ONNX session and its KV cache: token ids in, the top logits of each row out.
+"""The decoder: token ids in, the top logits of each row out, over one graph or one for each phase.
 
-The cache is one buffer per layer and part, (rows, heads, capacity, head_dim), in the type that the graph
-asks for (8 bits for int8 and int4 bundles). Past and present of the graph are bound to the same memory, so a
-step writes its new tokens in place and copies nothing. Decoding runs over rows 0..n-1, each with a length of
-its own; prefill runs over one row, in one or several pieces. Buffers start small and double, up to
-``capacity``, when a sequence needs more positions.
+Decoding runs over rows 0..n-1 of the KV cache, each with a length of its own; prefill runs over one row, in one or
+several pieces. Quantized bundles bring a graph for each: prompts are bound by arithmetic, so theirs multiplies bytes
+and attends in fp32, while steps wait for memory, so theirs has the narrowest weights and an 8-bit cache. The graph for
+prompts keeps the prompt that is being read in a small fp32 cache of its own, and hands the same keys and values, in 8
+bits, to the row that goes on.
 
 A row's numbers must depend neither on its neighbours nor on how its prompt was cut, or a seed would mean
-nothing in a batch. Two probes at the start tell what the kernels of this graph on this CPU need for that.
+nothing in a batch. The graph's metadata and two probes at the start tell what its kernels on this CPU need for that.
 Where they take rows in pairs and a last odd one alone, and round the two differently, decoding always runs
 over an even number of rows, with an idle one at the end. Where the cut shows, prompts are always cut at the
-same places; else pieces are small while others decode and large while nobody waits.
+same places; else pieces are as large as others can wait for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from promptdial.bundle import Architecture
-from promptdial.engine.memory import Buffer, Memory
+from promptdial.bundle import Architecture, Bundle
+from promptdial.engine.cached import CachedGraph, Top
+from promptdial.engine.memory import Memory, give_back
 from promptdial.errors import BundleError, DeviceError
 
-FIRST_CAPACITY = 128  # positions that the cache starts with
-SMALL_CHUNK, FIXED_CHUNK, LARGE_CHUNK = 16, 32, 64  # tokens of a prompt read at once
-CACHE_TYPES: dict[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int8)": np.int8,
-}
+PIECES = (16, 32, 48, 64)  # tokens of a prompt that may be read at once
+FIXED_PIECE = 32  # where the cut shows
+IN_PAIRS = "in_pairs"  # metadata of a graph whose kernels are known to need it
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class Top(NamedTuple):
-    """The largest logits of each row and their token ids, in falling order; overwritten by the next call."""
-
-    logits: NDArray[np.float32]  # (rows, top)
-    ids: NDArray[np.int64]  # (rows, top)
-
-
 class Decoder:
-    """One session, one cache. Not safe for threads: the engine's thread owns it.
+    """Graphs and cache. Not safe for threads: the engine's thread owns it.
 
+    ``path`` is the graph of the steps, and of prompts too, unless ``prefill`` names another one for these.
     ``slots`` rows decode; one more, ``staging``, is for prompts that are read piece by piece. With ``profile``,
     the beginning of a path, ONNX Runtime notes the time of every node until ``end_profiling``.
     """
@@ -58,6 +48,7 @@ class Decoder:
         *,
         threads: int,
         slots: int,
+        prefill: Path | None = None,
         device: str = "cpu",
         capacity: int | None = None,
         profile: Path | None = None,
@@ -65,130 +56,90 @@ class Decoder:
         self.slots = slots
         self.capacity = min(capacity or architecture.positions, architecture.positions)
         self.vocabulary = architecture.vocabulary
-        self._session = open_session(path, threads, device, profile)
-        self._check(path, architecture)
-        self._memory = Memory(device, [PROVIDERS[device]])
         # An idle row may be decoded beside an odd number of others, so there is one between them and staging.
         self.staging = slots + slots % 2
-        self._rows = self.staging + 1
-        self._heads, self._head_dim = architecture.heads, architecture.head_dim
-        self._type = cache_dtype(self._session)
-        top = int(self._session.get_outputs()[0].shape[1])
-        tokens = max(self._rows, self.capacity)
-        self._inputs: dict[str, NDArray[Any]] = {
-            "input_ids": np.zeros(tokens, np.int64),
-            "position_ids": np.zeros(tokens, np.int64),
-            "seqlens_k": np.zeros(self._rows, np.int32),
-            "total_sequence_length": np.zeros((), np.int32),
-        }
-        self._outputs: dict[str, NDArray[Any]] = {
-            "top_logits": np.zeros((self._rows, top), np.float32),
-            "top_ids": np.zeros((self._rows, top), np.int64),
-        }
-        self._allocated = min(FIRST_CAPACITY, self.capacity) if self._memory.on_host else self.capacity
-        shape = (self._rows, architecture.heads, self._allocated, architecture.head_dim)
-        self._caches: dict[str, Buffer] = {
-            f"{part}_{layer}": self._memory.buffer(shape, self._type)
-            for layer in range(architecture.layers)
-            for part in ("key", "value")
-        }
-        self._bindings: dict[tuple[int, int, int], Any] = {}
-        self.in_pairs = False
-        self.in_pairs = not self._rows_are_apart()
+
+        def graph(file: Path, rows: int) -> CachedGraph:
+            session = open_session(file, threads, device, profile)
+            _check(file, session, architecture)
+            memory = Memory(device, [PROVIDERS[device]])
+            return CachedGraph(session, memory, architecture, rows, self.capacity)
+
+        self._steps = graph(path, self.staging + 1)
+        self._reader = graph(prefill, 1) if prefill else self._steps
+        self._read = (0, 0)  # row and tokens of the prompt that the reader holds
+        self.in_pairs = IN_PAIRS in self._steps.session.get_modelmeta().custom_metadata_map
+        self.in_pairs = self.in_pairs or not self._rows_are_apart()
         self.cuts_freely = self._cuts_are_alike()
+        give_back()
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, *, threads: int, slots: int, device: str = "cpu", capacity: int | None = None
+    ) -> Decoder:
+        """The decoder of a bundle. Raises BundleError or DeviceError."""
+        return cls(
+            bundle.decoder_path,
+            bundle.architecture,
+            threads=threads,
+            slots=slots,
+            prefill=bundle.prefill_path,
+            device=device,
+            capacity=capacity,
+        )
 
     @property
-    def chunk(self) -> int:
-        """How many tokens of a prompt to read at once while other sequences decode."""
-        return SMALL_CHUNK if self.cuts_freely else FIXED_CHUNK
-
-    @property
-    def idle_chunk(self) -> int:
-        """How many to read at once while none does."""
-        return LARGE_CHUNK if self.cuts_freely else FIXED_CHUNK
+    def pieces(self) -> tuple[int, ...]:
+        """How many tokens of a prompt may be read at once, in rising order."""
+        return PIECES if self.cuts_freely else (FIXED_PIECE,)
 
     @property
     def allocated(self) -> int:
         """Positions that every row has room for at present."""
-        return self._allocated
+        return self._steps.allocated
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the whole cache at present."""
-        return sum(cache.nbytes for cache in self._caches.values())
+        """Bytes of the caches at present."""
+        graphs = {id(graph): graph for graph in (self._steps, self._reader)}
+        return sum(graph.cache_bytes for graph in graphs.values())
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top:
-        """Read ``tokens`` into a row that already holds ``past`` tokens; the top after the last one."""
-        count = len(tokens)
-        self._reserve(past + count)
-        self._inputs["input_ids"][:count] = tokens
-        self._inputs["position_ids"][:count] = np.arange(past, past + count)
-        self._inputs["seqlens_k"][0] = past + count - 1
-        self._inputs["total_sequence_length"][()] = past + count
-        return self._run(row, 1, count)
+        """Read ``tokens`` into a row that already holds ``past`` tokens; the top after the last one.
+
+        The pieces of a prompt follow each other: no other prompt is read in between.
+        """
+        assert past == 0 or self._reader is self._steps or self._read == (row, past), "pieces out of order"
+        count, reader = len(tokens), self._reader
+        for graph in (reader, self._steps):
+            graph.reserve(past + count)
+        end = past + count
+        reader.set_inputs(tokens, np.arange(past, end), [end - 1], end)
+        if reader is self._steps:
+            return reader.run(row, 1, count)
+        top = reader.run(0, 1, count)
+        self._steps.take_new(reader, row, past, count)
+        self._read = (row, end)
+        return top
 
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top:
         """One new token for each of the rows 0..n-1, which hold ``lengths`` tokens before it."""
         rows = len(tokens)
-        run = rows + rows % 2 if self.in_pairs else rows
+        idle = [0] * (rows % 2) if self.in_pairs else []
         longest = max(lengths) + 1
-        self._reserve(longest)
-        for name, values in (("input_ids", tokens), ("position_ids", lengths), ("seqlens_k", lengths)):
-            self._inputs[name][:rows] = values
-            self._inputs[name][rows:run] = 0
-        self._inputs["total_sequence_length"][()] = longest
-        top = self._run(0, run, 1)
+        self._steps.reserve(longest)
+        self._steps.set_inputs([*tokens, *idle], [*lengths, *idle], [*lengths, *idle], longest)
+        top = self._steps.run(0, rows + len(idle), 1)
         return Top(top.logits[:rows], top.ids[:rows])
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of a row."""
-        for cache in self._caches.values():
-            cache.copy_row(source, target, length)
+        self._steps.copy_row(source, target, length)
 
-    def end_profiling(self) -> Path:
-        """Write the profile, in Chrome's trace format, and return its path."""
-        return Path(self._session.end_profiling())
-
-    def _run(self, row: int, rows: int, tokens: int) -> Top:
-        """``tokens`` new tokens for each of ``rows`` rows from ``row`` on."""
-        key = (row, rows, tokens)
-        binding = self._bindings.get(key)
-        if binding is None:
-            binding = self._bindings[key] = self._binding(*key)
-        if not self._memory.on_host:  # binding an input copies it to the device
-            self._bind_inputs(binding, rows, tokens)
-        self._session.run_with_iobinding(binding)
-        return Top(self._outputs["top_logits"][:rows], self._outputs["top_ids"][:rows])
-
-    def _binding(self, row: int, rows: int, tokens: int) -> Any:
-        """The cache from ``row`` on, as past and as present, the outputs, and the inputs."""
-        binding = self._session.io_binding()
-        device, shape = self._memory.device, [rows, self._heads, self._allocated, self._head_dim]
-        for name, cache in self._caches.items():
-            address = cache.address(row)
-            binding.bind_input(f"past_{name}", device, 0, self._type, shape, address)
-            binding.bind_output(f"present_{name}", device, 0, self._type, shape, address)
-        for name, array in self._outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, [rows, array.shape[1]], array.ctypes.data)
-        if self._memory.on_host:
-            self._bind_inputs(binding, rows, tokens)
-        return binding
-
-    def _bind_inputs(self, binding: Any, rows: int, tokens: int) -> None:
-        shapes = {"seqlens_k": [rows], "total_sequence_length": []}
-        for name, array in self._inputs.items():
-            shape = shapes.get(name, [rows, tokens])
-            binding.bind_input(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
-
-    def _reserve(self, positions: int) -> None:
-        """Make room for sequences of ``positions`` tokens; what the rows hold stays."""
-        if positions > self._allocated:
-            grown = self._allocated
-            while grown < positions:
-                grown *= 2
-            self._allocated = min(grown, self.capacity)
-            self._caches = {name: cache.grown(self._allocated) for name, cache in self._caches.items()}
-            self._bindings.clear()  # their addresses are those of the old buffers
+    def end_profiling(self) -> list[Path]:
+        """Write the profiles, in Chrome's trace format: of prompts, and of steps if these have a graph of their own."""
+        sessions = {id(graph.session): graph.session for graph in (self._reader, self._steps)}
+        return [Path(session.end_profiling()) for session in sessions.values()]
 
     def _rows_are_apart(self) -> bool:
         """Whether rows get the same bits alone and in batches of even and odd size."""
@@ -212,22 +163,17 @@ class Decoder:
             seen.add(top.logits[0].tobytes())
         return len(seen) == 1
 
-    def _check(self, path: Path, architecture: Architecture) -> None:
-        shapes = {node.name: node.shape for node in self._session.get_inputs()}
-        layers = sum(name.startswith("past_key_") for name in shapes)
-        cache = shapes.get("past_key_0", [None] * 4)
-        found = (layers, cache[1], cache[3])
-        if found != (architecture.layers, architecture.heads, architecture.head_dim):
-            raise BundleError(
-                f"{path} has (layers, heads, head_dim) {found}, which is not what bundle.json says: "
-                f"export the bundle again with `python -m export CHECKPOINT BUNDLE`"
-            )
 
-
-def cache_dtype(session: Any) -> type[np.generic]:
-    """The type of a decoder session's KV cache."""
-    found = next(node.type for node in session.get_inputs() if node.name.startswith("past_key_"))
-    return CACHE_TYPES[found]
+def _check(path: Path, session: Any, architecture: Architecture) -> None:
+    shapes = {node.name: node.shape for node in session.get_inputs()}
+    layers = sum(name.startswith("past_key_") for name in shapes)
+    cache = shapes.get("past_key_0", [None] * 4)
+    found = (layers, cache[1], cache[3])
+    if found != (architecture.layers, architecture.heads, architecture.head_dim):
+        raise BundleError(
+            f"{path} has (layers, heads, head_dim) {found}, which is not what bundle.json says: "
+            f"export the bundle again with `python -m export CHECKPOINT BUNDLE`"
+        )
 
 
 def open_session(path: Path, threads: int, device: str = "cpu", profile: Path | None = None) -> Any:
@@ -242,6 +188,8 @@ def open_session(path: Path, threads: int, device: str = "cpu", profile: Path | 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Threads wait asleep between runs: two graphs take turns on the same cores, and the service needs them too.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if device != "cpu":  # a node without a kernel there would run on the CPU without a word

@@ -5,8 +5,8 @@
     result = engine.submit(GenerationRequest(prompt, n=4, seed=7)).result()
 
 A step reads a piece of a prompt, if one waits and has room, and then decodes one token for every running candidate. So
-a running candidate never waits for more than one piece of anybody's prompt, or for as many small ones as keep the
-pause within ``PAUSE`` times the step that the batch is growing to. The ``n`` candidates of a request share the
+a running candidate never waits for more than one small piece of anybody's prompt, or for a larger one, or several, that
+keep the pause within ``pause`` times the step that the batch is growing to. The ``n`` candidates of a request share the
 prefill: its row is copied. Rows 0..n-1 of the cache are the running candidates; the last one moves into the place of
 one that ends. A prompt of several pieces is read in the decoder's staging row and copied when it is complete.
 """
@@ -24,7 +24,8 @@ from typing import Protocol
 import numpy as np
 
 from promptdial.bundle import Bundle
-from promptdial.engine.decoder import Decoder, Top
+from promptdial.engine.cached import Top
+from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
 from promptdial.engine.request import (
     Candidate,
@@ -46,7 +47,7 @@ from promptdial.errors import DeviceError, EngineError, InputTooLong, InvalidReq
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.1  # the idle loop turns this often, for the heartbeat
-PAUSE = 2.0  # times a step of the batch to come: the longest that prompts are read between two steps
+PAUSE = 2.0  # steps of the batch to come: so the longest gap between two tokens is about twice the usual one
 
 
 class Steps(Protocol):
@@ -58,9 +59,7 @@ class Steps(Protocol):
     staging: int
 
     @property
-    def chunk(self) -> int: ...
-    @property
-    def idle_chunk(self) -> int: ...
+    def pieces(self) -> tuple[int, ...]: ...
 
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top: ...
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top: ...
@@ -91,15 +90,19 @@ class Engine:
         *,
         queue_limit: int = 64,
         max_running: int | None = None,
+        pause: float = PAUSE,
         on_step: Callable[[int, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick."""
+        """``pause`` is how long running candidates may wait for prompts of others, in steps of the batch to come.
+
+        ``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick.
+        """
         self._decoder = decoder
         self._end_id = end_id
         self._on_step = on_step
         self._clock = clock
-        self._speed = Speed(decoder.slots, decoder.chunk, decoder.idle_chunk)
+        self._speed = Speed(decoder.slots, decoder.pieces, pause)
         most = decoder.slots if max_running is None else max_running
         self._scheduler = Scheduler(queue_limit, most, decoder.slots, self._speed, clock)
         self._rows: list[Candidate] = []  # index = row of the cache
@@ -122,29 +125,26 @@ class Engine:
         queue_limit: int = 64,
         max_running: int | None = None,
         capacity: int | None = None,
+        pause: float = PAUSE,
         on_step: Callable[[int, float], None] | None = None,
     ) -> Engine:
         """An engine over a bundle's decoder. Raises BundleError or DeviceError.
 
         ``threads`` defaults to what the process may use; ``slots`` is the most candidates that run at once, and
         ``max_running`` the most requests (as many as slots, if not given); ``capacity`` is the most tokens of a
-        candidate, prompt included (by default what the model can take).
+        candidate, prompt included (by default what the model can take); ``pause`` as in ``Engine``.
         """
         if device == "cuda" and bundle.precision not in ("fp16", "fp32"):
             raise DeviceError(
                 f"device 'cuda' was asked for, and the bundle at {bundle.path} is {bundle.precision}, whose kernels "
                 f"are the CPU's: export it with `python -m export CHECKPOINT BUNDLE --precision fp16`"
             )
-        decoder = Decoder(
-            bundle.decoder_path,
-            bundle.architecture,
-            threads=threads or available_cpus(),
-            slots=slots,
-            device=device,
-            capacity=capacity,
-        )
+        threads = threads or available_cpus()
+        decoder = Decoder.from_bundle(bundle, threads=threads, slots=slots, device=device, capacity=capacity)
         end_id = bundle.tokenizer().end_id
-        return cls(decoder, end_id, queue_limit=queue_limit, max_running=max_running, on_step=on_step)
+        return cls(
+            decoder, end_id, queue_limit=queue_limit, max_running=max_running, pause=pause, on_step=on_step
+        )
 
     @property
     def heartbeat(self) -> float:
@@ -269,17 +269,22 @@ class Engine:
 
     def _prefill(self, begun: float) -> None:
         """Read a piece, and more as long as the rows' pause since ``begun`` stays short."""
+        speed = self._speed
         while self._reading is not None or self._admit():
-            self._read()
+            room_s = self._room_s(begun)
+            self._read(speed.piece(room_s) if self._rows else self._decoder.pieces[-1])
             if self._freed:
                 self._release_rows()
             if not self._rows or not self._scheduler.waiting:
                 return
-            heading_for = min(self.slots, len(self._rows) + self._scheduler.waiting_rows)
-            longest = PAUSE * self._speed.step_s(heading_for)
-            pause = self._clock() - begun + self._speed.piece_s(self._decoder.chunk)
-            if pause + self._speed.step_s(len(self._rows)) > longest:
+            if speed.piece_s(self._decoder.pieces[0]) > self._room_s(begun):
                 return
+
+    def _room_s(self, begun: float) -> float:
+        """Seconds that prompts may still be read for before the rows have paused too long."""
+        coming = self._scheduler.waiting_rows + (self._reading.request.n if self._reading else 0)
+        heading_for = min(self.slots, len(self._rows) + coming)
+        return self._speed.room_s(len(self._rows), heading_for) - (self._clock() - begun)
 
     def _admit(self) -> bool:
         self._reading = self._scheduler.admit(self.slots - len(self._rows))
@@ -288,12 +293,11 @@ class Engine:
         self._reading.started = self._clock()
         return True
 
-    def _read(self) -> None:
+    def _read(self, most: int) -> None:
         """Prefill the next piece of the prompt in progress; after the last one its candidates run."""
         generation, decoder = self._reading, self._decoder
         assert generation is not None
         prompt = generation.request.prompt
-        most = decoder.chunk if self._rows else decoder.idle_chunk
         if len(prompt) - generation.read == most + 1:
             most += 1  # a single token would take kernels that round otherwise
         piece = prompt[generation.read : generation.read + most]
@@ -409,8 +413,8 @@ class Engine:
 
     def _warm(self, *, measure: bool = False) -> None:
         """Run each shape once, and tell the predictions how long it took; also the probe after a failure."""
-        decoder, longest = self._decoder, min(self._decoder.idle_chunk, self._decoder.capacity - 1)
-        sizes = sorted({min(1 << power, longest) for power in range(longest.bit_length() + 1)})
+        decoder, longest = self._decoder, min(self._decoder.pieces[-1], self._decoder.capacity - 1)
+        sizes = sorted({min(size, longest) for size in (1, 4, 8, *decoder.pieces)})
         for size in sizes:
             begun = self._clock()
             decoder.prefill(decoder.staging if size == longest else 0, [self._end_id] * size)

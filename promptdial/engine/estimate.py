@@ -13,16 +13,21 @@ from dataclasses import dataclass
 
 STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
 REQUEST_WEIGHT = 0.1
+BUCKET = 16  # tokens: pieces that fill as many of these take about as long
 OUTLIER = 3.0  # times the mean is the most that a measurement counts: one stall says little about the next
 
 
 class Speed:
     """Seconds of decode steps by number of rows and of prefills by number of tokens, as running means."""
 
-    def __init__(self, slots: int, chunk: int, idle_chunk: int) -> None:
-        self._chunk, self._idle_chunk = chunk, idle_chunk
+    def __init__(self, slots: int, pieces: Sequence[int], pause: float) -> None:
+        """``pieces``: the sizes that a prompt may be cut into, in rising order.
+
+        ``pause``: the longest that prompts are read between two steps, in steps of the batch to come.
+        """
+        self._sizes, self._pause = pieces, pause
         self._steps = [0.0] * (slots + 1)
-        self._pieces = [0.0] * (_bucket(max(chunk, idle_chunk) + 1) + 1)
+        self._pieces = [0.0] * (_bucket(pieces[-1] + 1) + 1)
         self.turn_s = 0.0  # of a whole turn with rows, with whatever prompts were read in it
         self.share = 1.0  # of their max_tokens that requests without an expectation used
 
@@ -34,9 +39,17 @@ class Speed:
         """Seconds of the prefill of one piece, of at most a chunk of tokens."""
         return self._pieces[_bucket(tokens)]
 
-    def prompt_s(self, tokens: int, *, idle: bool) -> tuple[int, float]:
-        """Pieces and seconds of the prefill of a prompt, or of what is left of it."""
-        chunk = self._idle_chunk if idle else self._chunk
+    def room_s(self, rows: int, heading_for: int) -> float:
+        """Seconds that prompts may be read for before a step of ``rows``, on the way to a batch of more."""
+        return self._pause * self.step_s(heading_for) - self.step_s(rows)
+
+    def piece(self, room_s: float) -> int:
+        """The largest piece that is read in so many seconds, or the smallest there is."""
+        return next((size for size in reversed(self._sizes) if self.piece_s(size) <= room_s), self._sizes[0])
+
+    def prompt_s(self, tokens: int, rows: int, slots: int) -> tuple[int, float]:
+        """Pieces and seconds of the prefill of a prompt, or of what is left of it, while ``rows`` decode."""
+        chunk = self.piece(self.room_s(rows, min(rows + 1, slots))) if rows else self._sizes[-1]
         whole, rest = divmod(tokens, chunk)
         seconds = whole * self.piece_s(chunk) + (self.piece_s(rest) if rest else 0.0)
         return whole + (rest > 0), seconds
@@ -60,8 +73,8 @@ class Speed:
 
 
 def _bucket(tokens: int) -> int:
-    """Pieces are told apart by powers of two: 1, 2, 3-4, 5-8, ..."""
-    return (tokens - 1).bit_length()
+    """Pieces of 1 to 16 tokens, 17 to 32, ..."""
+    return -(-tokens // BUCKET)
 
 
 def _mean(mean: float, seconds: float) -> float:
@@ -116,7 +129,7 @@ class Forecast:
 
     def _read(self, prompt: int, finish: list[float]) -> None:
         """One piece a turn; what runs goes on beside it."""
-        pieces, seconds = self._speed.prompt_s(prompt, idle=self._rows == 0)
+        pieces, seconds = self._speed.prompt_s(prompt, self._rows, self._slots)
         piece_s = seconds / pieces
         last = self._turn + pieces
         while self._ends and self._ends[0][0] <= last:

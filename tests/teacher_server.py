@@ -1,0 +1,190 @@
+"""A teacher that misbehaves: the chat protocol over a real socket, with faults by script and a log of all that it did.
+
+Run as a program (`python -m tests.teacher_server LOG FAULT_SHARE SEED`) it prints its port and outlives killed clients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+# The outcome that a client has to count for each fault.
+OUTCOME = {
+    "answer": "200",
+    "busy": "429",
+    "busy with date": "429",
+    "busy without word": "429",
+    "error": "500",
+    "hang": "timeout",
+    "dribble": "timeout",
+    "half": "broken body",
+    "other": "broken body",
+    "endless": "endless body",
+    "drop": "connection",
+    "refuse": "400",
+    "no model": "404",
+}
+PASSING = ("busy", "busy without word", "error", "half", "other", "endless", "drop")
+Script = Callable[[str, int], str]  # the input asked and how often it was asked before -> a key of OUTCOME
+
+
+@dataclass
+class Teacher:
+    """What the server does and did. `log` holds (what it did, the input asked, when)."""
+
+    script: Script = lambda asked, before: "answer"
+    retry_after: str = "0"
+    log_file: Path | None = None
+    log: list[tuple[str, str, float]] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    authorization: set[str | None] = field(default_factory=set)
+    closing: threading.Event = field(default_factory=threading.Event)
+    _asked: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def decide(self, body: dict[str, Any], authorization: str | None) -> str:
+        """What to do with a request; noted before it is done."""
+        asked = body["messages"][-1]["content"]
+        with self._lock:
+            done = self.script(asked, self._asked[asked])
+            self._asked[asked] += 1
+            self.log.append((done, asked, time.monotonic()))
+            self.bodies.append(body)
+            self.authorization.add(authorization)
+            if self.log_file is not None:
+                with self.log_file.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([done, asked]) + "\n")
+        return done
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """The log in the words of a client's report."""
+        return Counter(OUTCOME[done] for done, _, _ in self.log)
+
+
+def answer_to(asked: str) -> str:
+    """A description with words of its own, the same for the same input."""
+    rng = random.Random(asked)
+    own = [
+        "".join(rng.choices("bcdfghklmnprst", k=2)) + rng.choice("aeiou") + rng.choice("lnrt")
+        for _ in range(12)
+    ]
+    return (
+        f"{asked.capitalize()} with {own[0]} and {own[1]} in the {own[2]} light of the {own[3]}. "
+        f"Behind the {own[4]} {own[5]} there {own[6]} a {own[7]} of {own[8]} on the {own[9]} {own[10]}."
+    )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    teacher: Teacher
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        done = self.teacher.decide(body, self.headers.get("Authorization"))
+        with contextlib.suppress(ConnectionError):
+            self._do(done, body)
+
+    def _do(self, done: str, body: dict[str, Any]) -> None:
+        whole = json.dumps(_completion(body)).encode()
+        if done == "answer":
+            self._send(200, whole)
+        elif done.startswith("busy"):
+            self._send(
+                429, b'{"error": {"message": "slow down"}}', {} if done.endswith("word") else self._wait()
+            )
+        elif done in ("error", "refuse", "no model"):
+            self._send(int(OUTCOME[done]), b'{"error": {"message": "no"}}')
+        elif done == "half":
+            self._send(200, whole[: len(whole) // 2])
+        elif done == "other":
+            self._send(200, b'{"choices": [{"message": {"content": 7}}]}')
+        elif done == "drop":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif done == "hang":
+            self.teacher.closing.wait()
+        else:
+            self._without_end(done)
+
+    def _wait(self) -> dict[str, str]:
+        return {"Retry-After": self.teacher.retry_after}
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _without_end(self, done: str) -> None:
+        """As fast as the socket takes it, or a byte now and then."""
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        piece, pause = (b" ", 0.05) if done == "dribble" else (b" " * 65_536, 0.0)
+        while not self.teacher.closing.wait(pause):
+            self.wfile.write(piece)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def _completion(body: dict[str, Any]) -> dict[str, Any]:
+    text = answer_to(body["messages"][-1]["content"])
+    return {
+        "model": body["model"],
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": sum(len(message["content"]) for message in body["messages"]) // 4,
+            "completion_tokens": len(text.split()),
+        },
+    }
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left is no news."""
+
+
+@contextlib.contextmanager
+def serving(teacher: Teacher) -> Iterator[str]:
+    """The base URL of the running server."""
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"teacher": teacher}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        teacher.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def faulty(share: float, seed: int) -> Script:
+    """Faults that pass, in a share of the attempts; never three for one input."""
+    rng = random.Random(seed)
+    return lambda asked, before: rng.choice(PASSING) if before < 2 and rng.random() < share else "answer"
+
+
+if __name__ == "__main__":
+    with serving(
+        Teacher(faulty(float(sys.argv[2]), int(sys.argv[3])), log_file=Path(sys.argv[1]))
+    ) as address:
+        print(address, flush=True)
+        sys.stdin.read()

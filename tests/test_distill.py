@@ -1,0 +1,339 @@
+"""`python -m training distill` against a real server that misbehaves: nothing lost, nothing doubled, all counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.teacher_server import Teacher, answer_to, faulty, serving
+from training import sources
+from training.errors import TrainingError
+from training.teacher import templates
+from training.teacher.answers import judge
+from training.teacher.pace import Pace, retry_after
+
+TASK = """
+task = "expand"
+modality = "image"
+share = 1.0
+lengths = { 25 = 1.0 }
+system = "Describe it in about {length} words."
+
+[[examples]]
+input = "a fox"
+output = "A red fox stands in deep snow at the edge of a forest. Its fur is dusted with frost."
+"""
+PASSES_SOON = ("--backoff", "0.01", "--timeout", "10")
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """A folder with one task template and 200 inputs."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "expand-image.toml").write_text(TASK)
+    rng = random.Random(1)
+    words = ["".join(rng.choices("bdfgklmnprstv", k=3)) + rng.choice("aeiou") + "n" for _ in range(200)]
+    (tmp_path / "inputs.txt").write_text("".join(f"a {word} number {i}\n" for i, word in enumerate(words)))
+    return tmp_path
+
+
+def command(given: Path, url: str, scorer: Path, *more: str) -> list[str]:
+    """The command line of a run into `given / "run"`."""
+    return [sys.executable, "-m", "training", "distill", "--teacher", url, "--model", "tiny", "--licence", "MIT",
+            "--out", str(given / "run"), "--inputs", str(given / "inputs.txt"), "--templates", str(given / "tasks"),
+            "--scorer", str(scorer), "--concurrency", "8", *PASSES_SOON, *more]  # fmt: skip
+
+
+def distill(given: Path, url: str, scorer: Path, *more: str, code: int = 0, **environment: str) -> str:
+    """Run the command to its end; its standard error."""
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    result = subprocess.run(command(given, url, scorer, *more), env=settings, capture_output=True, text=True,
+                            check=False, timeout=300)  # fmt: skip
+    assert result.returncode == code, result.stderr
+    return result.stderr
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def report(given: Path) -> dict[str, Any]:
+    return dict(json.loads((given / "run" / "report.json").read_text()))
+
+
+def test_faults_that_pass_cost_no_answer_and_the_report_counts_what_the_server_did(
+    given: Path, tiny_bundle: Path
+) -> None:
+    teacher = Teacher(faulty(0.2, seed=3))
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle)
+    answers = lines(given / "run" / "answers.jsonl")
+    asked = (given / "inputs.txt").read_text().splitlines()
+    assert sorted(row["text"] for row in answers) == sorted(answer_to(text) for text in asked)
+    assert report(given)["attempts"] == dict(teacher.outcomes)
+    assert set(teacher.outcomes) == {"200", "429", "500", "broken body", "endless body", "connection"}
+    assert report(given)["completion_tokens"] == sum(len(answer_to(text).split()) for text in asked)
+    assert sum(report(given)["reasons"].values()) == 200
+
+
+def test_rows_follow_from_the_answers_and_can_be_prepared(given: Path, tiny_bundle: Path) -> None:
+    with serving(Teacher()) as url:
+        distill(given, url, tiny_bundle, "--source", "tiny-distilled")
+    rows = sources.read_pairs(given / "run" / "pairs.jsonl")
+    assert len(rows) == report(given)["accepted"] > 100
+    answers = {row["key"]: row for row in lines(given / "run" / "answers.jsonl")}
+    for row in rows:
+        assert answers[row["id"]]["text"] == row["output"] == answer_to(row["input"])
+        assert (row["source"], row["teacher"], row["kind"], row["modality"]) == (
+            "tiny-distilled",
+            "tiny",
+            "expand",
+            "image",
+        )
+    assert sources.credit(rows[0]["source"]) == "Written by tiny"
+    assert rows[0]["template_hash"] == templates.load(given / "tasks" / "expand-image.toml").digest
+    assert pq.read_table(given / "run" / "shards" / "pairs-00000.parquet").to_pylist() == rows
+    told = (given / "run" / "REPORT.md").read_text()
+    assert "200 of 200 requests answered" in told
+    assert "| template | words |" in told
+
+
+def test_what_can_t_be_answered_is_given_up_and_counted(given: Path, tiny_bundle: Path) -> None:
+    def script(asked: str, before: int) -> str:
+        number = int(asked.rsplit(maxsplit=1)[-1])
+        return {0: "refuse", 1: "error", 2: "dribble", 3: "hang"}.get(number, "answer")
+
+    teacher = Teacher(script)
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle, "--attempts", "2", "--timeout", "5")
+    assert report(given)["attempts"] == dict(teacher.outcomes)
+    given_up = report(given)["given_up"]
+    assert sum(count for how, count in given_up.items() if how.startswith("400")) == 1
+    assert (given_up["500"], given_up["timeout"]) == (1, 2)
+    assert report(given)["answered"] == 196
+    assert report(given)["stopped"] == "with requests left"
+
+
+def test_killing_the_run_again_and_again_loses_and_doubles_nothing(given: Path, tiny_bundle: Path) -> None:
+    log, kills, rng = given / "server.log", 5, random.Random(7)
+    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "5"],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert server.stdout is not None
+    try:
+        url = server.stdout.readline().strip()
+        journal = given / "run" / "answers.jsonl"
+        kept: list[bytes] = []
+        for _ in range(kills):
+            process = subprocess.Popen(command(given, url, tiny_bundle, "--requests-per-minute", "3000"),
+                                       stderr=subprocess.DEVNULL)  # fmt: skip
+            enough = len(kept) + rng.randint(1, 35)
+            while process.poll() is None and (
+                not journal.exists() or journal.read_bytes().count(b"\n") < enough
+            ):
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            now = journal.read_bytes().split(b"\n")[:-1]
+            assert now[: len(kept)] == kept
+            kept = now
+        assert 0 < len(kept) < 200
+        distill(given, url, tiny_bundle)
+    finally:
+        server.communicate("")
+    answers = lines(journal)
+    assert len({row["key"] for row in answers}) == len(answers) == 200
+    rows = lines(given / "run" / "pairs.jsonl")
+    assert len({row["id"] for row in rows}) == len(rows) == report(given)["accepted"]
+    served = Counter(
+        asked for done, asked in map(json.loads, log.read_text().splitlines()) if done == "answer"
+    )
+    assert sum(served.values()) - 200 <= kills * 8
+
+
+def test_a_line_cut_off_by_a_crash_is_asked_again(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher()
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle)
+        journal = given / "run" / "answers.jsonl"
+        whole = journal.read_bytes()
+        journal.write_bytes(whole[:-30])
+        said = distill(given, url, tiny_bundle)
+    assert "199 answers were there already" in said
+    assert len(teacher.log) == 201
+    assert sorted(row["key"] for row in lines(journal)) == sorted(
+        json.loads(line)["key"] for line in whole.splitlines()
+    )
+
+
+def test_an_interrupted_run_reports_and_goes_on(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher(lambda asked, before: "hang" if len(teacher.log) == 50 else "answer")
+    with serving(teacher) as url:
+        process = subprocess.Popen(
+            command(given, url, tiny_bundle, "--timeout", "200"), stderr=subprocess.PIPE, text=True
+        )
+        while len(teacher.log) < 200:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert report(given)["answered"] >= 190
+        distill(given, url, tiny_bundle)
+    assert report(given)["answered"] == 200
+
+
+def test_retry_after_holds_back_every_request(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher(lambda asked, before: "busy" if len(teacher.log) == 0 else "answer", retry_after="2")
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle, "--count", "6", "--concurrency", "1")
+    (_, _, first), (_, _, second), *_ = teacher.log
+    assert second - first >= 1.9
+    assert report(given)["answered"] == 6
+
+
+@pytest.mark.parametrize("pace", [Pace(600, None), Pace(None, 60_000)])
+def test_no_more_is_asked_in_a_minute_than_allowed(pace: Pace) -> None:
+    """Ten requests of 100 tokens a second, after one second's worth at once."""
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(pace.wait(100) for _ in range(30)))
+
+    before = time.monotonic()
+    asyncio.run(ask_all())
+    assert time.monotonic() - before >= (30 - 11) / 10
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, None), ("2", 2.0), ("-1", 0.0), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)
+def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header) == seconds
+
+
+def test_a_budget_is_not_overrun(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher()
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle, "--max-tokens", "5000")
+        spent = report(given)["prompt_tokens"] + report(given)["completion_tokens"]
+        assert 4000 < spent <= 5000
+        assert report(given)["stopped"] == "the token budget is spent"
+        distill(given, url, tiny_bundle, "--max-cost", "0.01", "--price-in", "1", "--price-out", "2")
+    assert 0.005 < report(given)["cost"] <= 0.01
+    assert report(given)["answered"] == len(teacher.log) < 200
+
+
+def test_a_refused_key_stops_the_run_with_the_server_s_words(given: Path, tiny_bundle: Path) -> None:
+    with serving(Teacher()) as url:
+        said = distill(
+            given, url.replace("/v1", "/v1/unknown"), tiny_bundle, "--api-key-env", "NO_SUCH", code=1
+        )
+    assert "the environment has no NO_SUCH" in said
+
+
+def test_the_key_is_sent_and_not_stored(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher()
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle, "--count", "3", "--api-key-env", "TEACHER_KEY", TEACHER_KEY="sesame")
+    assert teacher.authorization == {"Bearer sesame"}
+    assert not [
+        path for path in (given / "run").rglob("*") if path.is_file() and b"sesame" in path.read_bytes()
+    ]
+
+
+def test_an_endpoint_that_is_gone_stops_the_run_and_keeps_the_answers(given: Path, tiny_bundle: Path) -> None:
+    with serving(Teacher()) as url:
+        distill(given, url, tiny_bundle, "--max-tokens", "3000")
+    before = len(lines(given / "run" / "answers.jsonl"))
+    said = distill(given, url, tiny_bundle, "--attempts", "2", code=1)
+    assert "20 requests in a row failed, the last with 'connection'" in said
+    assert len(lines(given / "run" / "answers.jsonl")) == before > 0
+
+
+def test_a_run_is_not_resumed_with_another_teacher_and_not_by_two(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher(lambda asked, before: "hang")
+    with serving(teacher) as url:
+        first = subprocess.Popen(
+            command(given, url, tiny_bundle, "--timeout", "200"), stderr=subprocess.DEVNULL
+        )
+        while not teacher.log:
+            time.sleep(0.02)
+        assert "in use by another process" in distill(given, url, tiny_bundle, code=1)
+        first.kill()
+        first.wait()
+        said = distill(given, url, tiny_bundle, "--temperature", "0.1", code=1)
+    assert "holds a run with other teacher" in said
+
+
+def test_a_template_that_can_t_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text(TASK.replace('"expand"', '"story"'))
+    with pytest.raises(TrainingError, match=r"odd\.toml: 'story' of 'image' is no task"):
+        templates.load_all(tmp_path)
+    (tmp_path / "odd.toml").write_text(TASK.replace("share = 1.0", ""))
+    with pytest.raises(TrainingError, match=r"odd\.toml is no task template"):
+        templates.load_all(tmp_path)
+
+
+def test_examples_come_in_the_length_that_is_asked_for() -> None:
+    for template in templates.load_all():
+        for length in template.lengths:
+            chat = template.messages("a fox", length)
+            shown = [len(message["content"].split()) for message in chat if message["role"] == "assistant"]
+            assert sum(shown) / len(shown) == pytest.approx(length, rel=0.3)
+            assert chat[-1] == {"role": "user", "content": "a fox"}
+
+
+FOX = "A red fox rests under a tall pine beside a frozen stream. Pale light falls on the drifts."
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "reason"),
+    [
+        (FOX, FOX, ""),
+        (f'Sure! Here is a description: "{FOX}"', FOX, ""),
+        (f'Sure! Here is a description: "{FOX}', FOX, ""),
+        (f'{FOX} A sign says "No entry. Keep out.', FOX, ""),
+        (f'{FOX} A sign says "No entry".', f'{FOX} A sign says "No entry".', ""),
+        (f"Here's the prompt: {FOX}\n\nLet me know if you want more.", FOX, ""),
+        (FOX + " The tree is also a", FOX, ""),
+        (FOX + " Pale light falls on the drifts.", FOX, ""),
+        (FOX + " You can hear the wind.", FOX, ""),
+        (FOX + " The sound of water fills the air.", FOX, ""),
+        ("I'm sorry, but I can't help with that.", "", "refusal"),
+        ("As an AI language model, I have no eyes.", "", "refusal"),
+        ("", "", "empty"),
+        ("**Fox**: a red fox <b>rests</b>.", "", "markup or foreign"),
+        ("A fox in the snow.", "", "nothing left"),
+        ("A fox is a small animal that people keep on farms in winter.", "", "explanation"),
+        (
+            "A young wolf waits there. A red fox stands in deep snow at the edge of a forest.",
+            "",
+            "copy of an example",
+        ),
+    ],
+)
+def test_an_answer_is_cut_back_to_what_can_be_used(
+    tmp_path: Path, answer: str, text: str, reason: str
+) -> None:
+    (tmp_path / "task.toml").write_text(TASK)
+    verdict = judge(answer, templates.load(tmp_path / "task.toml"), "a fox in the snow")
+    assert (verdict.text, verdict.reason) == (text, reason)
+
+
+def test_a_port_that_nobody_listens_on_is_no_endpoint(given: Path, tiny_bundle: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    assert "is " + url in distill(given, url, tiny_bundle, "--attempts", "1", code=1)
