@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tokenizer(commands)
     _add_train(commands)
     _add_improve(commands)
+    _add_average(commands)
     options.add_evaluate(commands)
     options.add_fluency(commands)
     return parser
@@ -224,6 +225,24 @@ def _add_improve(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_improve)
+
+
+def _add_average(commands: Commands) -> None:
+    parser = commands.add_parser("average", help="checkpoints -> the mean of their weights")
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", help="of one start; all but weights is the first one's"
+    )
+    parser.add_argument("--share", type=float, nargs="+", help="of each checkpoint; default equal")
+    parser.add_argument("--sampling", help="JSON: default sampling instead of the first one's")
+    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint; replaced")
+    parser.set_defaults(run=_average)
+
+
+def _average(args: argparse.Namespace) -> None:
+    from training.average import run
+
+    run(args)
 
 
 def _improve(args: argparse.Namespace) -> None:
