@@ -17,7 +17,6 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from promptdial.command import Command, word_count
 from promptdial.engine import Engine, GenerationRequest, Sampling
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.support import Support
-from training import checkpoint, measures, replay, sources, train
+from training import checkpoint, measures, replay, rules, sources, train
 from training.episodes import Episode, read_episodes, read_file, write_episodes
 from training.errors import TrainingError
 
@@ -249,12 +248,12 @@ def _judged(
         "relevance_reference": _mean(
             scorer.score([row.input for row in chosen], [row.output for row in chosen])
         ),
-        "distinct_2": round(pair_variety(texts), 3),
+        "distinct_2": round(measures.distinct_2(_within_budget(texts)), 3),
         "repetition": _mean([measures.repetition(text) for text in texts]),
         "copy_rate": _mean(
             [measures.copy_rate(row.input, text) for row, text in zip(chosen, texts, strict=True)]
         ),
-        "recall": _mean([replay.recall(row.input, text) for row, text in zip(chosen, texts, strict=True)]),
+        "recall": _mean([measures.entity_recall(row.input, text) for row, text in zip(chosen, texts, strict=True)]),
         "length_within_20_percent": _mean(
             [
                 abs(word_count(text) - row.words) <= 0.2 * row.words
@@ -266,14 +265,15 @@ def _judged(
     return figures
 
 
-def pair_variety(texts: Sequence[str], budget: int = 1500) -> float:
-    """Different word pairs per word pair, over the first `budget` pairs."""
-    pairs: list[tuple[str, str]] = []
+def _within_budget(texts: Sequence[str], budget: int = 1500) -> list[list[str]]:
+    """The texts as words, as many as fit into a number of words that every round has."""
+    kept: list[list[str]] = []
     for text in texts:
-        found = text.lower().split()
-        pairs.extend(pairwise(found))
-    return len(set(pairs[:budget])) / max(1, len(pairs[:budget]))
+        found = rules.words(text)[: budget - sum(map(len, kept))]
+        if found:
+            kept.append(found)
+    return kept
 
 
 def _mean(values: Any) -> float:
-    return round(float(np.mean(np.array(list(values), dtype=float))), 3)
+    return round(float(np.nanmean(np.array(list(values), dtype=float))), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +23,10 @@ def worth_learning(episode: Episode, ended: bool) -> bool:
         return False
     if episode.task == "compress":
         return episode.words < len(episode.input.split())
-    if episode.task not in ("style", "tags") and not text.endswith((".", "!", "?", '"', "”")):
+    if episode.task not in ("style", "tags") and not measures.ends_sentence(text):
         return False
     most = MOST_COPIED if episode.words >= LONG else 0.8
     return rules.adds(episode.input, text) and measures.copy_rate(episode.input, text) <= most
-
-
-def recall(input: str, output: str) -> float:
-    """Share of the input's content words that the output has, plural or not; 1 where the input has none."""
-    wanted = {word.rstrip("s") for word in rules.content_words(input)}
-    given = {word.rstrip("s") for word in rules.words(output)}
-    return len(wanted & given) / len(wanted) if wanted else 1.0
 
 
 def variety(text: str) -> float:
@@ -44,7 +38,8 @@ def variety(text: str) -> float:
 def merit(episode: Episode) -> float:
     """What rollouts of one cell are ranked by; relevance and length are the cell's own, so they don't count."""
     copied = 0.0 if episode.task == "compress" else measures.copy_rate(episode.input, episode.output)
-    return recall(episode.input, episode.output) + variety(episode.output) - copied
+    recall = measures.entity_recall(episode.input, episode.output)
+    return (1.0 if math.isnan(recall) else recall) + variety(episode.output) - copied
 
 
 def merge(
