@@ -253,7 +253,9 @@ def _judged(
         "copy_rate": _mean(
             [measures.copy_rate(row.input, text) for row, text in zip(chosen, texts, strict=True)]
         ),
-        "recall": _mean([measures.entity_recall(row.input, text) for row, text in zip(chosen, texts, strict=True)]),
+        "recall": _mean(
+            [measures.entity_recall(row.input, text) for row, text in zip(chosen, texts, strict=True)]
+        ),
         "length_within_20_percent": _mean(
             [
                 abs(word_count(text) - row.words) <= 0.2 * row.words

@@ -267,7 +267,8 @@ class OutputTrainer(Trainer):
     def create_optimizer(self) -> torch.optim.Optimizer:
         """AdamW as the arguments say, or Muon."""
         if not self._muon:
-            return super().create_optimizer()
+            made: torch.optim.Optimizer = super().create_optimizer()  # type: ignore[no-untyped-call]
+            return made
         if self.optimizer is None:
             model: Any = self.model
             self.optimizer = muon.Muon(muon.groups(model), self.args.learning_rate, self.args.weight_decay)
