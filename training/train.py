@@ -45,8 +45,11 @@ PARITY_ROWS = 300
 VALIDATION_ROWS = 1500
 HISTORY = "history.jsonl"
 NOTES = """
-Episodes are `real` (input and output as found), `derived` (one side made from the other by rule) or `generated` (both
-composed by rule from word lists). Every row is labelled in hindsight with the relevance and length that it has.
+Episodes are `real` (input and output as found), `derived` (one side made from the other by rule; also rows in which a
+thing or colour was replaced by its like on both sides), `generated` (both composed by rule from word lists), `distilled`
+(outputs by a language model) or `rollout` (outputs by an earlier checkpoint of this model). Every row is labelled in
+hindsight with the relevance and length that it has. Sources that only the weights it started from were trained on come
+last in the list.
 """
 
 
@@ -149,7 +152,7 @@ def _details(
         "support": json.loads((args.episodes / "support.json").read_text(encoding="utf-8")),
         "limits": {"max_input_tokens": chosen.data.max_input_tokens, "max_tokens": chosen.data.max_tokens},
         "sampling": chosen.to_json()["sampling"],
-        "data": card.source_rows(train),
+        "data": all_sources(args.init, train),
         "training": {
             "recipe": chosen.to_json(),
             "init": _lineage(args.init),
@@ -165,6 +168,14 @@ def _details(
         "metrics": {},
         "validation": parity,
     }
+
+
+def all_sources(start: Path | None, train: Sequence[Episode]) -> list[dict[str, Any]]:
+    """The sources of the episodes, then those that only the weights started from were trained on."""
+    rows: list[dict[str, Any]] = card.source_rows(train)
+    named = {row["source"] for row in rows}
+    earlier = checkpoint.read_details(start).get("data", []) if start else []
+    return [*rows, *(row for row in earlier if row["source"] not in named)]
 
 
 def _check_same_run(started: Path, chosen: recipe.Recipe, tokenizer: PromptTokenizer, episodes: Path) -> None:
