@@ -45,11 +45,11 @@ PARITY_ROWS = 300
 VALIDATION_ROWS = 1500
 HISTORY = "history.jsonl"
 NOTES = """
-Episodes are `real` (input and output as found), `derived` (one side made from the other by rule; also rows in which
-a thing or colour was replaced by its like on both sides), `generated` (both composed by rule from word lists),
-`distilled` (outputs by a language model) or `rollout` (outputs by an earlier checkpoint of this model). Every row is labelled in
-hindsight with the relevance and length that it has. Sources that only the weights it started from were trained on come
-last in the list.
+Episodes are `real` (input and output as found), `derived` (one side made from the other by rule; also rows in which a
+thing or colour was replaced by its like on both sides), `generated` (both composed by rule from word lists),
+`distilled` (outputs by a language model) or `rollout` (outputs by an earlier checkpoint of this model). Every row is
+labelled in hindsight with the relevance and length that it has. Sources that only the weights it started from were
+trained on come last in the list.
 """
 
 
