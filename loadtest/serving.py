@@ -41,7 +41,7 @@ from loadtest.latency import (
     versions,
 )
 from promptdial.bundle import load_bundle
-from promptdial.engine import Done, Engine, Event, Failed
+from promptdial.engine import Done, Engine, Event, Failed, available_cpus
 from service.planning import Planner
 from service.schemas import GenerateRequest
 from service.settings import Settings
@@ -210,8 +210,9 @@ def counters(client: httpx.Client) -> dict[str, float]:
 def one_round(client: httpx.Client, baseline: Baseline, arguments: argparse.Namespace) -> dict[str, Any]:
     """Engine alone, then over HTTP."""
     alone = baseline.tokens_per_s()
-    before = counters(client)
+    before, own_before = counters(client), time.process_time()
     seen, seconds = asyncio.run(round_over_http(arguments))
+    own = time.process_time() - own_before
     spent = {name: value - before[name] for name, value in counters(client).items()}
     gaps = percentiles(seen.inter_token_ms)
     return {
@@ -224,6 +225,7 @@ def one_round(client: httpx.Client, baseline: Baseline, arguments: argparse.Name
         "total_ms": percentiles(seen.total_ms),
         "score_ms": percentiles(seen.score_ms),
         "scoring_share_of_cpu": round(spent[COUNTERS[0]] / max(spent[COUNTERS[1]], 1e-9), 3),
+        "client_share_of_machine": round(own / seconds / available_cpus(), 3),
         "others": seen.others,
         "others_skipped": seen.others_skipped,
     }

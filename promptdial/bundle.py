@@ -115,7 +115,7 @@ class Bundle:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Default ``temperature``, ``top_p`` and ``top_k``."""
+        """Default ``temperature``, ``top_p`` and ``top_k``, and ``no_repeat``, which requests can't change."""
         return dict(self.manifest["sampling"])
 
     @cached_property

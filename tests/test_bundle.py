@@ -34,11 +34,13 @@ def test_a_bundle_tells_what_it_holds() -> None:
     bundle = load_bundle(tiny_bundle())
     assert (bundle.name, bundle.precision, bundle.format) == ("tiny", "int8", DEFAULT_FORMAT)
     assert bundle.decoder_path.name == "decoder.int8.onnx"
+    assert bundle.prefill_path is not None
+    assert bundle.prefill_path.name == "prefill.int8.onnx"
     assert list(bundle.tasks) == list(DEFAULT_FORMAT.tasks)
     assert bundle.architecture.layers == 2
     assert bundle.architecture.parameters > 0
     assert bundle.limits.max_input_tokens == 120
-    assert bundle.sampling == {"temperature": 0.8, "top_p": 0.95, "top_k": 40}
+    assert bundle.sampling == {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "no_repeat": 0}
     assert bundle.support.default_length("expand") == 12
     assert bundle.scorer().score(["a"], ["a"])[0] > 0.99
     assert len(bundle.version) == 12
@@ -56,6 +58,8 @@ def test_the_version_follows_the_content(copy: Path) -> None:
     [
         "bundle.json",
         "decoder.int8.onnx",
+        "prefill.int8.onnx",
+        "weights.int8.bin",
         "tokenizer.json",
         "scorer.onnx",
         "scorer_tokenizer.json",

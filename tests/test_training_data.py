@@ -211,7 +211,9 @@ def test_muon_makes_updates_orthogonal_and_learns() -> None:
     torch.manual_seed(0)
     for shape in ((3, 64, 64), (2, 32, 128), (2, 128, 32)):
         values = torch.linalg.svdvals(muon.orthogonal(torch.randn(shape)).float())
-        assert float(values.quantile(0.1)) > 0.4  # a random square matrix has a direction or two of next to nothing
+        assert (
+            float(values.quantile(0.1)) > 0.4
+        )  # a random square matrix has a direction or two of next to nothing
         assert float(values.max()) < 1.4
     model = checkpoint.load_model(tiny_checkpoint())
     optimizer = muon.Muon(muon.groups(model), lr=0.01, weight_decay=0.1)

@@ -23,7 +23,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrices of (count, rows, columns), roughly, in bf16."""
     wide = matrices.shape[1] <= matrices.shape[2]
     x: Tensor = (matrices if wide else matrices.transpose(1, 2)).bfloat16()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = torch.nn.functional.normalize(x.flatten(1), dim=1, eps=1e-7).view_as(x)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
         square = x @ x.transpose(1, 2)
@@ -75,6 +75,7 @@ class Muon(torch.optim.Optimizer):
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         if not weights:
             return
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {
@@ -85,7 +86,7 @@ class Muon(torch.optim.Optimizer):
         states = [self.state[weight] for weight in weights]
         torch._fused_adamw_(  # what AdamW(fused=True) calls
             weights,
-            [weight.grad for weight in weights if weight.grad is not None],
+            gradients,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],

@@ -46,10 +46,10 @@ VALIDATION_ROWS = 1500
 HISTORY = "history.jsonl"
 NOTES = """
 Episodes are `real` (input and output as found), `derived` (one side made from the other by rule; also rows in which a
-thing or colour was replaced by its like on both sides), `generated` (both composed by rule from lists), `distilled`
-(outputs by a language model) or `rollout` (outputs by an earlier checkpoint of this model). Every row is labelled in
-hindsight with the relevance and length that it has. Sources that only the weights it started from were trained on come
-last in the list.
+thing or colour was replaced by its like on both sides), `generated` (both composed by rule from word lists),
+`distilled` (outputs by a language model) or `rollout` (outputs by an earlier checkpoint of this model). Every row is
+labelled in hindsight with the relevance and length that it has. Sources that only the weights it started from were
+trained on come last in the list.
 """
 
 
@@ -278,7 +278,8 @@ class OutputTrainer(Trainer):
     def create_optimizer(self) -> torch.optim.Optimizer:
         """AdamW as the arguments say, or Muon."""
         if not self._muon:
-            return super().create_optimizer()
+            made: torch.optim.Optimizer = super().create_optimizer()  # type: ignore[no-untyped-call]
+            return made
         if self.optimizer is None:
             model: Any = self.model
             self.optimizer = muon.Muon(muon.groups(model), self.args.learning_rate, self.args.weight_decay)
