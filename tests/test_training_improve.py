@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from promptdial.command import DEFAULT_FORMAT
 from promptdial.support import Support
@@ -16,6 +18,7 @@ from tests import open_data
 from tests.tiny import scorer_folder
 from training import improve, replay
 from training.__main__ import main
+from training.checkpoint import load_model
 from training.episodes import Episode, read_file
 from training.errors import TrainingError
 
@@ -155,3 +158,22 @@ def test_inputs_of_an_unknown_task_are_named_by_line(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match="line 2"):
         improve.read_inputs(path, DEFAULT_FORMAT.tasks, DEFAULT_FORMAT.modalities)
+
+
+def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
+    first, second, out = work / "run" / "final", work / "other", work / "mean"
+    shutil.copytree(first, second)
+    model = load_model(first)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1.0)
+    model.save_pretrained(second)
+    sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "no_repeat": 4}
+    assert main(["average", str(first), str(second), "--share", "0.75", "0.25", "--out", str(out), "--sampling",
+                 json.dumps(sampling), "--episodes", str(work / "episodes")]) == 0  # fmt: skip
+    before, after = load_model(first).state_dict(), load_model(out).state_dict()
+    assert all(torch.allclose(after[name], before[name] + 0.25, atol=1e-5) for name in before)
+    details = json.loads((out / "promptdial.json").read_text())
+    assert details["sampling"] == sampling
+    assert set(details["training"]) == {"75% of the weights", "25% of the weights"}
+    assert main(["average", str(first), str(second), "--share", "0.5", "--out", str(out)]) == 1
