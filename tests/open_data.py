@@ -69,8 +69,8 @@ def _pair(number: int, rng: random.Random) -> dict[str, object]:
 def _text(number: int, rng: random.Random) -> dict[str, object]:
     animal, place, color = rng.choice(ANIMALS), rng.choice(PLACES), rng.choice(COLORS)
     if number % 3 == 0:
-        return {"text": f"{color} {animal} {_word(rng)}, {place}, oil painting, soft light, detailed", "source": "pickapic",
-                "licence": "MIT"}  # fmt: skip
+        text = f"{color} {animal} {_word(rng)}, {place}, oil painting, soft light, detailed"
+        return {"text": text, "source": "pickapic", "licence": "MIT"}
     if number % 3 == 1:
         return {"text": f"The {animal} sleeps in a {color} {place} {number}. A poster hangs above it.",
                 "source": "unigenbench-train", "licence": "CC-BY-4.0"}  # fmt: skip
