@@ -17,16 +17,18 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from promptdial.bundle import Bundle
 from promptdial.command import Command, word_count
 from promptdial.engine import Engine, Generation, GenerationRequest, Sampling
-from promptdial.relevance import RelevanceScorer
+from promptdial.relevance import RelevanceScorer, cosine
 from training.evaluation.plan import Case
 
 log = logging.getLogger(__name__)
 
 ROWS = 16  # decoded at a time
-SCORED = 250  # texts at a time
+EMBEDDED = 500  # texts at a time
 LOG_EVERY_S = 15.0
 
 Candidates = list[str]
@@ -106,19 +108,18 @@ def generate(
 def score(
     scorer: RelevanceScorer, inputs: Sequence[str], outputs: Sequence[str], threads: int
 ) -> list[float]:
-    """Relevance of each output; the scorer's own threads are best one, so that the chunks are scored side by side."""
-    starts = range(0, len(outputs), SCORED)
-    found: list[float] = []
+    """Relevance of each output, every text embedded once; ``scorer`` should have one thread of its own."""
+    texts = sorted({*inputs, *outputs}, key=lambda text: (len(text), text))  # alike in length: large batches
+    row = {text: index for index, text in enumerate(texts)}
+    chunks = [texts[start : start + EMBEDDED] for start in range(0, len(texts), EMBEDDED)]
+    embeddings = []
     with ThreadPoolExecutor(threads) as pool:
-        chunks = [
-            pool.submit(scorer.score, inputs[start : start + SCORED], outputs[start : start + SCORED])
-            for start in starts
-        ]
-        for number, chunk in enumerate(chunks, start=1):
-            found += chunk.result()
-            if len(chunks) > 1 and (number % 8 == 0 or number == len(chunks)):
-                log.info("%d of %d answers scored", len(found), len(outputs))
-    return found
+        for number, found in enumerate(pool.map(scorer.embed, chunks), start=1):
+            embeddings.append(found)
+            if len(chunks) > 1 and (number % 4 == 0 or number == len(chunks)):
+                log.info("%d of %d texts embedded", min(number * EMBEDDED, len(texts)), len(texts))
+    every = np.concatenate(embeddings)
+    return cosine(every[[row[text] for text in inputs]], every[[row[text] for text in outputs]])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabula
 th, td { padding: .28rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
 th { border-bottom: 2px solid #888; font-weight: 600 }
 td.number, th.number { text-align: right }
-td:first-child { min-width: 11rem }
+td:first-child { min-width: 11rem } td span { white-space: nowrap }
 td.good { background: #dcecf8 } td.bad { background: #fbe3d2 }
 img { max-width: 100%; margin: .5rem 0 }
 ul.samples { padding-left: 1.1rem } ul.samples li { margin-bottom: .6rem }
@@ -162,7 +162,8 @@ def _html_cell(tag: str, cell: Cell, number: bool) -> str:
     good = cell.good if isinstance(cell, Mark) else None
     classes = (["number"] if number else []) + ([] if good is None else ["good" if good else "bad"])
     attribute = f' class="{" ".join(classes)}"' if classes else ""
-    return f"<{tag}{attribute}>{html.escape(_text(cell))}</{tag}>"
+    text = re.sub(r"\([^()]*–[^()]*\)", r"<span>\g<0></span>", html.escape(_text(cell)))  # an interval
+    return f"<{tag}{attribute}>{text}</{tag}>"
 
 
 def _html_sample(item: Sample) -> str:

@@ -121,7 +121,7 @@ def expand(found: dict[str, Quality], path: Path) -> None:
         axis.set_title(f"expand, {modality}", loc="left", fontweight="bold")
     axes[0].set_yticks(range(len(RATIOS)), list(RATIOS.values()))
     axes[0].invert_yaxis()
-    axes[0].set_xlim(0, 2.2)
+    axes[0].set_xlim(-0.04, 2.2)
     figure.supxlabel(
         "÷ the references' (black: the bar, arrow to the good side; right edge: beyond)", fontsize=10
     )

@@ -143,7 +143,8 @@ def _comparison(
     yield Paragraph(
         f"The same requests with the same seeds, difference per input: {found.name} is better in {better} figures, "
         f"worse in {worse}, and in {len(paired) - better - worse} no difference is shown. Targets are those of "
-        f"{found.name}'s support; each bundle clamps them into its own."
+        f"{found.name}'s support; each bundle clamps them into its own. One figure in twenty "
+        f"would seem to differ by chance."
     )
     rows: list[list[Cell]] = []
     for each in paired:
