@@ -71,22 +71,31 @@ class EventStream(Response):
     async def _send_news(self, send: Send) -> None:
         """Until the run is over. Raises what it failed with."""
         loop, run = asyncio.get_running_loop(), self.run
-        sent = loop.time()
-        alarm = loop.call_at(sent + self.keep_alive_s, run.wake)
+        sent, rung = loop.time(), False
+
+        def ring() -> (
+            None
+        ):  # a clock of milliseconds may do so before its time, so this is told and not computed
+            nonlocal rung
+            rung = True
+            run.wake()
+
+        alarm = loop.call_at(sent + self.keep_alive_s, ring)
         try:
             while True:
                 over = run.over
                 body = "".join(self._render(run.news.popleft()) for _ in range(len(run.news))).encode()
                 now = loop.time()
-                if now >= alarm.when():  # no timer per token: this one is set anew only when it went off
+                if rung:  # no timer per token: this one is set anew only when it went off
+                    rung = False
                     body = body or (KEEP_ALIVE if now - sent >= self.keep_alive_s else b"")
-                    alarm = loop.call_at((now if body else sent) + self.keep_alive_s, run.wake)
+                    alarm = loop.call_at((now if body else sent) + self.keep_alive_s, ring)
                 if body:
                     sent = now
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                 if over:
                     break
-                if not (run.news or run.over):
+                if not (run.news or run.over or rung):
                     await run.changed()
         finally:
             alarm.cancel()

@@ -285,6 +285,15 @@ def test_a_stream_without_news_gets_comments(bundle: Bundle) -> None:
             assert [next(comments), next(comments)] == [": keep-alive"] * 2
 
 
+def test_comments_go_on_whenever_their_alarm_goes_off(bundle: Bundle) -> None:
+    """An alarm that was due already, and one that went off a moment early, ended the comments, or the stream."""
+    with scripted_service(bundle, keep_alive_ms=1) as scripted:
+        scripted.engine.behaviour = "stick"
+        with scripted.client.stream("POST", "/generate", json=GOOD | {"stream": True}) as response:
+            comments = (line for line in response.iter_lines() if line.startswith(":"))
+            assert [next(comments) for _ in range(200)] == [": keep-alive"] * 200
+
+
 def test_a_client_that_leaves_a_stream_stops_its_decoding(scripted: Scripted) -> None:
     scripted.engine.behaviour = "stick"
     scripted.engine.cancelled.clear()
