@@ -74,7 +74,7 @@ def test_a_teacher_that_echoes_is_kept_as_found_only() -> None:
 
 def test_rows_by_a_language_model_are_counted_apart() -> None:
     pair = row(kind="expand", modality="image", input="a fox", output="A red fox rests in deep snow.",
-               source="smollm2-distilled")  # fmt: skip
+               source="some-teacher-distilled")  # fmt: skip
     assert {e.origin for e in derive.from_pairs([pair], 0)} == {"distilled"}
 
 

@@ -39,7 +39,7 @@ def _episode(
     if task != "compress" and not rules.adds(input, output):
         return
     origin = "real" if method == "pair" else "derived"
-    if row["source"] in DISTILLED:
+    if row["source"].endswith(DISTILLED):
         origin = "distilled"
     yield Episode(
         task,

@@ -22,7 +22,7 @@ FILES = ("pairs.jsonl", "texts.jsonl", "styles.jsonl", "lists.json")
 PAIR_FIELDS = ("input", "output", "modality", "kind", "split", "source", "licence")
 PAIR_VALUES = {"kind": TASKS, "modality": MODALITIES, "split": ("train", "eval")}
 
-DISTILLED = ("smollm2-distilled",)  # sources whose outputs a language model at hand wrote for given inputs
+DISTILLED = "-distilled"  # ends the names of sources whose outputs `distill` had a language model write
 
 # The credit that each source's licence asks for, as it goes into model cards.
 ATTRIBUTION = {
@@ -58,7 +58,7 @@ class OpenData:
 
 def credit(source: str) -> str:
     """The credit to give for a source: its attribution, the model that wrote it, or its name."""
-    written = f"Written by {source.removesuffix('-distilled')}" if source.endswith("-distilled") else source
+    written = f"Written by {source.removesuffix(DISTILLED)}" if source.endswith(DISTILLED) else source
     return ATTRIBUTION.get(source, written)
 
 
