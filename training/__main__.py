@@ -131,6 +131,9 @@ def _add_prepare(commands: Commands) -> None:
         help="texts that no row may hold, such as an evaluation set: lines, or JSON lines; may be given again",
     )
     parser.add_argument("--generated", type=int, default=6_000, help="composed rows; default %(default)s")
+    parser.add_argument(
+        "--written", type=int, default=60_000, help="rows written by rule about captions; default %(default)s"
+    )
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_prepare)
@@ -142,7 +145,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
     data = sources.load(sources.data_dir(args.data_dir), args.pairs)
     scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
-    prepare.prepare(data, scorer, args.out, args.generated, args.seed, excluded)
+    prepare.prepare(data, scorer, args.out, args.generated, args.written, args.seed, excluded)
 
 
 def _add_tokenizer(commands: Commands) -> None:

@@ -14,15 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.precision import has_bf16
+
 STEPS = 5  # of Newton-Schulz
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAMW_SIZE = 0.2  # root mean square of AdamW's updates
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices of (count, rows, columns), roughly, in bf16."""
+    """The nearest (semi-)orthogonal matrices of (count, rows, columns), roughly, in bf16 where the machine has it."""
     wide = matrices.shape[1] <= matrices.shape[2]
-    x: Tensor = (matrices if wide else matrices.transpose(1, 2)).bfloat16()
+    x: Tensor = matrices if wide else matrices.transpose(1, 2)
+    x = x.bfloat16() if has_bf16() else x.float()
     x = torch.nn.functional.normalize(x.flatten(1), dim=1, eps=1e-7).view_as(x)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):

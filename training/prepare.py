@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdial.command import DEFAULT_FORMAT
+from promptdial.command import DEFAULT_FORMAT, word_count
 from promptdial.relevance import RelevanceScorer
 from training import card, derive, rules, sources
 from training.embeddings import EmbeddingCache
@@ -29,6 +29,7 @@ from training.episodes import Episode, episode_id, write_episodes
 from training.exclude import Excluded, without
 from training.generator import Composer
 from training.split import DisjointSets, near_duplicates
+from training.writing import episodes as writing
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,14 @@ CAPTION_SOURCES = ("coco-captions", "t2i-compbench")
 USER_SOURCES = ("pickapic",)
 # Alternative texts of the web with "person" and "city" for names, and prompts that are half names of artists.
 LEFT_OUT = ("conceptual-captions", "imagereward")
+# Written to test logic ("is very similar to", "there is no"): its posters and logos are the templates that others lack,
+# the rest taught its way of speaking.
+TEMPLATES_ONLY = ("unigenbench-train",)
+TRAIN_ONLY = (
+    "swapped",
+    "written",
+)  # what is validated on is text as found, as it was before there were these
+SHORTEST_CAPTION = 4  # words
 HELD_OUT_SHARE = 0.007
 MISMATCHED_SHARE = 0.15
 MISMATCH_POOL = 256
@@ -49,20 +58,27 @@ def prepare(
     scorer: RelevanceScorer,
     out: Path,
     generated: int,
+    written: int,
     seed: int,
     excluded: Excluded,
 ) -> None:
-    """Write the episodes of `data`, less what is excluded, and their card into `out`."""
+    """Write the episodes of `data`, less what is excluded, and their card into `out`.
+
+    Besides those derived from the data: `generated` rows composed from its word lists, and `written` ones about its
+    captions.
+    """
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    episodes = unique([*derived(data, seed), *Composer(data.lists, data.styles, rng).episodes(generated)])
+    composed = Composer(data.lists, data.styles, rng).episodes(generated)
+    about_captions = writing.written(captions(data), data.lists, written, seed)
+    episodes = unique([*derived(data, seed), *composed, *about_captions])
     episodes = [episode for episode in episodes if not rules.is_instruction(episode.output)]
     kept = without(episodes, excluded)
     log.info("%d episodes derived, of which %d are excluded", len(episodes), len(episodes) - len(kept))
     episodes = kept
     held_out = held_out_keys(data)
     episodes = [replace(episode, split=split_of(episode, held_out)) for episode in episodes]
-    episodes = [e for e in episodes if e.method != "swapped" or e.split == "train"]
+    episodes = [e for e in episodes if e.method not in TRAIN_ONLY or e.split == "train"]
     log.info("%d episodes are for validation", sum(episode.split == "validation" for episode in episodes))
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
@@ -89,6 +105,9 @@ def derived(data: sources.OpenData, seed: int) -> list[Episode]:
         [row for name in names for row in by_source[name]]
         for names in (LONG_SOURCES, CAPTION_SOURCES, (*USER_SOURCES, *sorted(unknown)))
     )
+    long_texts = [
+        row for row in long_texts if row["source"] not in TEMPLATES_ONLY or rules.TEMPLATE.search(row["text"])
+    ]
     return [
         *derive.from_pairs(data.pairs, seed),
         *derive.from_long_texts(long_texts, seed),
@@ -96,6 +115,20 @@ def derived(data: sources.OpenData, seed: int) -> list[Episode]:
         *derive.from_captions(captions, seed),
         *derive.from_swapped(data.pairs, long_texts, captions, seed),
     ]
+
+
+def captions(data: sources.OpenData) -> list[derive.Row]:
+    """What written rows are about: a caption of each picture, short prompts, and inputs of pairs, each with its key."""
+    rows = {
+        row.get("group", row["text"]): row
+        for row in data.texts
+        if row["source"] in (*CAPTION_SOURCES, *USER_SOURCES)
+    }
+    # Of prompts by users only what they begin with: styles and names of artists follow.
+    short = [{**row, "text": row["text"].split(",")[0], "key": row["text"]} for row in rows.values()]
+    short = [row for row in short if word_count(row["text"]) >= SHORTEST_CAPTION]
+    pairs = {row["input"]: row for row in data.pairs if row["kind"] == "expand"}
+    return [*short, *({**row, "text": text, "key": text} for text, row in pairs.items())]
 
 
 def unique(episodes: Sequence[Episode]) -> list[Episode]:
@@ -136,7 +169,7 @@ def held_out_keys(data: sources.OpenData) -> frozenset[str]:
 
 def split_of(episode: Episode, held_out: frozenset[str]) -> str:
     """`validation` for held-out keys and a small share of the generated rows, else `train`."""
-    if episode.origin == "generated":
+    if episode.origin == "generated" and episode.method not in TRAIN_ONLY:
         return "validation" if _share(episode.key) < HELD_OUT_SHARE else "train"
     return "validation" if episode.key in held_out else "train"
 

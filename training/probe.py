@@ -16,6 +16,7 @@ from transformers import GPT2LMHeadModel
 from promptdial.command import Command, word_count
 from promptdial.relevance import RelevanceScorer
 from promptdial.tokenizer import PromptTokenizer
+from training.precision import has_bf16
 from training.recipe import SamplingRecipe
 
 HIGH, LOW = 0.85, 0.2
@@ -91,7 +92,7 @@ def sample(
         mask[row, width - len(prompt) :] = 1
     model.eval()
     device = model.device
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
         generated = model.generate(
             ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_tokens, do_sample=True,
             temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,

@@ -1,8 +1,8 @@
 """Episodes -> checkpoint: `python -m training train --episodes DIR --out RUN [--init BUNDLE|HF_DIR]`.
 
-A GPT-2 of transformers under its Trainer: bf16, batches counted in tokens, loss on outputs only, commands in
-hindsight with a share of fields left out. The run folder holds checkpoints, each of which `python -m export` takes,
-the whole configuration, and `history.jsonl`. A run that is found in the folder goes on where it was.
+A GPT-2 of transformers under its Trainer: bf16 where the machine has it, batches counted in tokens, loss on outputs
+only, commands in hindsight with a share of fields left out. The run folder holds checkpoints, each of which
+`python -m export` takes, the whole configuration, and `history.jsonl`. A run found in the folder goes on where it was.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from promptdial.tokenizer import PromptTokenizer
 from training import batches, card, checkpoint, init, muon, recipe
 from training.episodes import Episode, read_episodes
 from training.errors import TrainingError
+from training.precision import has_bf16
 from training.probe import Probe, probe_inputs
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ def _arguments(args: argparse.Namespace, order: recipe.OptimizerRecipe) -> Train
         lr_scheduler_kwargs={"num_decay_steps": decay, "decay_type": "linear", "min_lr_ratio": 0.0},
         warmup_steps=order.warmup_steps,
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=has_bf16(),
         use_cpu=not torch.cuda.is_available(),
         save_steps=args.save_every,
         save_total_limit=2,
@@ -373,7 +374,7 @@ def mean_loss(
     model.eval()
     data = batches.BatchDataset(rows, tokenizer, batch_tokens, 0.0, 0)
     total = tokens = 0.0
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=has_bf16()):
         for index in range(len(data)):
             batch = {name: values.to(model.device) for name, values in data[index].items()}
             count = int((batch["labels"] != batches.IGNORED).sum())

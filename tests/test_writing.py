@@ -1,0 +1,177 @@
+"""Written rows: what a text names is found, all of it comes back in the prompt, and the English holds together."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from promptdial.command import word_count
+from training import rules
+from training.episodes import Episode
+from training.writing import episodes
+from training.writing.frames import Frames, fill, kinds, scenes
+from training.writing.phrases import Lexicon, parse
+from training.writing.writer import Writer, style_names
+
+LISTS = {
+    "dishes": ["ratatouille"],
+    "dogs": ["basenji"],
+    "objects": ["astrolabe", "keys"],
+    "occupations": ["falconer"],
+}
+CAPTIONS = (
+    "A red fox in the snow",
+    "two old men playing chess under a tree",
+    "a couple of signs on a wooden pole",
+    "There is a cat on the left of a blue vase",
+    "A woman holding an umbrella on a busy city street at night",
+    "a plate of ratatouille next to a glass of wine",
+    "A basenji sleeping on a couch",
+    "an astrolabe and a brass telescope on a desk",
+    "three birds sitting on a wire fence near a lake",
+    "A steam train crossing a stone bridge",
+)
+SLOTS = {
+    name: name
+    for name in ("h", "its", "them", "color", "color2", "light", "mood", "mood2", "text", "kind", "things")
+}
+
+
+@pytest.fixture(scope="module")
+def writer() -> Writer:
+    return Writer(episodes.lexicon(LISTS))
+
+
+def row(text: str) -> dict[str, str]:
+    return {"text": text, "key": text, "source": "coco-captions", "licence": "CC-BY-4.0"}
+
+
+def written(count: int = 400, seed: int = 0, captions: tuple[str, ...] = CAPTIONS) -> list[Episode]:
+    return list(episodes.written([row(text) for text in captions], LISTS, count, seed))
+
+
+def _frames() -> list[tuple[str, str]]:
+    """Every frame, with where it stands."""
+    found = [(f"{kind}.{name}", frame) for kind, frames in kinds().items() for name in Frames.__dataclass_fields__
+             for frame in getattr(frames, name) if name not in ("stand", "adjectives")]  # fmt: skip
+
+    def walk(where: str, part: object) -> None:
+        if isinstance(part, dict):
+            for name, inner in part.items():
+                walk(f"{where}.{name}", inner)
+        elif isinstance(part, list):
+            found.extend((where, frame) for frame in part)
+
+    walk("scenes", scenes())
+    return found
+
+
+def test_every_frame_can_be_filled_for_one_and_for_several() -> None:
+    """A choice without its bracket, an unknown slot or a stray bar would stand in the prompts as it is."""
+    rng = random.Random(0)
+    for where, frame in _frames():
+        for plural in (False, True):
+            for _ in range(4):
+                said = fill(frame, SLOTS, plural, rng)
+                assert said and not re.search(r"[(){}\[\]|]|\s\s|\s[,.]", said), (where, frame, said)
+
+
+def test_adjectives_are_single_words() -> None:
+    """Others would be left out silently."""
+    for kind, frames in kinds().items():
+        assert frames.details and frames.adjectives, kind
+        assert not [word for word in frames.adjectives if not re.fullmatch(r"[\w-]+", word)], kind
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a red fox in the snow", ["red fox", "snow"]),
+        ("a couple of old signs on a wooden pole", ["old signs", "wooden pole"]),
+        ("a man riding a wave on a surfboard", ["man", "wave", "surfboard"]),
+        ("a storm trooper on a beach", ["storm trooper", "beach"]),
+        ("a gribble next to a chair", ["gribble", "chair"]),
+        ("two falconers near a fire hydrant", ["falconers", "fire hydrant"]),
+    ],
+)
+def test_noun_phrases_are_found(text: str, names: list[str]) -> None:
+    parsed = parse(text, episodes.lexicon(LISTS))
+    assert [parsed.words(noun) for noun in parsed.nouns] == names
+
+
+def test_plurals_are_told_by_noun_number_and_group() -> None:
+    parsed = parse("two deer, a group of dogs, the wolves and a fox", Lexicon({}))
+    assert [noun.plural for noun in parsed.nouns] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("text", ["", "walking home late", "running, laughing", "why?", "a [masked] word"])
+def test_what_names_nothing_is_not_written_about(text: str, writer: Writer) -> None:
+    assert writer.parse(text) is None
+
+
+@pytest.mark.parametrize("modality", ["image", "video", "template"])
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_a_prompt_keeps_every_content_word(caption: str, modality: str, writer: Writer) -> None:
+    parsed = writer.parse(caption)
+    assert parsed is not None
+    for seed in range(12):
+        prompt = writer.prompt(parsed, 20 + 8 * seed, modality, random.Random(seed), None, "poster")
+        assert set(rules.content_words(caption)) <= set(rules.words(prompt)), prompt
+
+
+def test_prompts_come_near_the_length_that_is_wanted_and_end_with_a_sentence(writer: Writer) -> None:
+    parsed = writer.parse(CAPTIONS[0])
+    assert parsed is not None
+    for words in (20, 40, 60, 80, 100):
+        lengths = []
+        for seed in range(20):
+            prompt = writer.prompt(parsed, words, "image", random.Random(seed), None, "")
+            assert prompt.endswith(".") and prompt[0].isupper(), prompt
+            lengths.append(word_count(prompt))
+        assert abs(sum(lengths) / len(lengths) - words) <= 0.15 * words, (words, lengths)
+
+
+def test_prompts_are_plain_english() -> None:
+    """Articles fit their words, no word stands twice in a row, no run of four words comes twice."""
+    for episode in written():
+        prompt = episode.output if episode.task != "compress" else episode.input
+        assert not re.search(r"\b[Aa] (?=[aeio])(?!one\b)|\b[Aa]n (?=[bcdfgjklmnpqrstvwxyz])", prompt), prompt
+        assert not re.search(r"\b(\w+) \1\b", prompt), prompt
+        words = rules.words(prompt)
+        spans = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+        assert len(set(spans)) >= len(spans) - 3, prompt
+
+
+def test_rows_cover_tasks_modalities_and_lengths_and_say_something_new() -> None:
+    made = written(600)
+    assert {episode.task for episode in made} == {"expand", "tags", "brief", "style", "suggest", "compress"}
+    assert {episode.modality for episode in made} == {"image", "video", "template"}
+    assert {(episode.origin, episode.method) for episode in made} == {("generated", "written")}
+    lengths = [episode.words for episode in made if episode.task == "expand"]
+    assert min(lengths) < 15 and max(lengths) > 90
+    assert all(rules.adds(e.input, e.output) for e in made if e.task != "compress")
+    assert all(word_count(e.output) < word_count(e.input) for e in made if e.task == "compress")
+
+
+def test_a_style_that_is_asked_for_shows_in_the_prompt() -> None:
+    rows = [episode for episode in written(600) if episode.task == "style"]
+    named = [
+        e for e in rows if any(style in e.input and style in e.output.lower() for style in style_names())
+    ]
+    assert len(named) > 0.9 * len(rows) > 20
+
+
+def test_a_share_of_the_prompts_is_about_something_else() -> None:
+    """Without them all written rows would be relevant, and the command would have nothing to steer."""
+    rows = [episode for episode in written(600) if episode.task == "expand"]
+    missing = [e for e in rows if not set(rules.content_words(e.input)) <= set(rules.words(e.output))]
+    assert 0.1 < len(missing) / len(rows) < 0.4
+
+
+def test_draws_for_a_text_depend_on_nothing_else() -> None:
+    few, many = written(captions=CAPTIONS[:4], count=40), written(captions=CAPTIONS, count=400)
+    about = {episode.input for episode in few if episode.key == CAPTIONS[0]}
+    assert about and about <= {episode.input for episode in many}
+    assert written(50) == written(50) != written(50, seed=1)

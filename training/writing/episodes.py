@@ -1,0 +1,177 @@
+"""Written rows for `prepare`: captions, short prompts and composed phrases, with prompts about them in every length.
+
+A share of the prompts is about something else, in part or as a whole, so that low and middling relevance can be asked
+for in the same language as high.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from promptdial.command import word_count
+from training import rules
+from training.episodes import Episode
+from training.generator import with_articles
+from training.swap import COLORS
+from training.writing.phrases import Lexicon, Parsed
+from training.writing.writer import Writer, style_names
+
+Row = Mapping[str, Any]
+
+LONGEST_INPUT = 24  # words of a text that is written about
+ALTERED_SHARE = 0.25
+_MOST_OF_ONE = 20  # rows about one text
+# Word lists of the open data, by the kind of thing they name.
+LISTS = {
+    "person": ("occupations",), "animal": ("animals", "dogs"), "bird": ("birds",), "flower": ("flowers",),
+    "food": ("fruits", "vegetables", "dishes"), "clothing": ("clothing",), "instrument": ("instruments",),
+    "creature": ("creatures",), "room": ("rooms",), "object": ("objects",),
+}  # fmt: skip
+_MODALITIES = ("image",) * 6 + ("video",) * 2 + ("template",) * 2
+_TASKS = ("expand",) * 10 + ("tags",) * 3 + ("suggest",) * 3 + ("brief",) * 2 + ("style",) * 3 + ("compress",)
+_PLACES = (
+    "on a wooden table", "in a quiet room", "in a green field", "on a city street", "near a calm lake", "at the beach",
+    "in an old garden", "on a snowy hill", "inside a small shop", "beside a river", "in front of a brick wall",
+    "under a tall tree",
+)  # fmt: skip
+
+
+def lexicon(lists: Mapping[str, Sequence[str]]) -> Lexicon:
+    """The nouns written about: the listed ones and those of the open data's word lists."""
+    return Lexicon(
+        {kind: [word for name in names for word in lists.get(name, ())] for kind, names in LISTS.items()}
+    )
+
+
+def written(
+    rows: Sequence[Row], lists: Mapping[str, Sequence[str]], count: int, seed: int
+) -> Iterator[Episode]:
+    """`count` rows at most about `rows` (with `text`, `key`, `source`, `licence`) and composed phrases.
+
+    The draws for a row depend on its text alone, as in `training.derive`.
+    """
+    writer = Writer(lexicon(lists))
+    rng = random.Random(f"written-{seed}")
+    about = [*rng.sample(list(rows), len(rows)), *_composed(lists, len(rows) // 10, rng)]
+    rng.shuffle(about)
+    left = count
+    for turn in range(_MOST_OF_ONE if about else 0):
+        for row in about:
+            if left <= 0:
+                return
+            parsed = _parsed(writer, row["text"])
+            own = random.Random(f"{seed}-{turn}-{row['text']}")
+            if parsed is not None and (episode := _episode(writer, row, parsed, own)) is not None:
+                left -= 1
+                yield episode
+
+
+def _parsed(writer: Writer, text: str) -> Parsed | None:
+    if word_count(text) > LONGEST_INPUT or rules.is_noisy(text):
+        return None
+    return writer.parse(text)
+
+
+def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random) -> Iterator[Row]:
+    """Phrases of one or two listed things, with a colour or a number now and then, somewhere or nowhere."""
+    names = [name for names in LISTS.values() for name in names if lists.get(name)]
+    for _ in range(count if names else 0):
+        things = []
+        for _ in range(rng.choice((1, 1, 2))):
+            noun = rng.choice(lists[rng.choice(names)]).lower()
+            color = f"{rng.choice(COLORS)} " if rng.random() < 0.3 else ""
+            things.append(with_articles(f"a {color}{noun}"))
+        text = rng.choice((" and ", " next to ", " with ")).join(things)
+        if rng.random() < 0.6:
+            text += " " + rng.choice(_PLACES)
+        yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
+
+
+def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Episode | None:
+    task, modality = rng.choice(_TASKS), rng.choice(_MODALITIES)
+    if task == "brief":
+        modality = "template" if rng.random() < 0.7 else modality
+    text = " ".join(parsed.tokens)
+    style = rng.choice(sorted(style_names())) if task == "style" else None
+    subject = parsed
+    if task != "compress" and rng.random() < ALTERED_SHARE:
+        subject = writer.altered(parsed, rng) or parsed
+    what = rng.choice(_BRIEFED[modality])
+    prompt = rules.clean(writer.prompt(subject, _length(rng), modality, rng, style, what))
+    asked = _ASKED[task](row["text"], text, parsed, style, what, rng)
+    if task == "compress":
+        asked, prompt = prompt, _sentence(row["text"])
+        if word_count(asked) < 1.5 * word_count(prompt):
+            return None
+    elif not rules.adds(asked, prompt):
+        return None
+    if word_count(asked) < 1:
+        return None
+    source, licence = row["source"], row["licence"]
+    return Episode(
+        task,
+        modality,
+        asked,
+        prompt,
+        "generated",
+        "written",
+        source,
+        licence,
+        row["key"],
+        words=word_count(prompt),
+    )
+
+
+def _length(rng: random.Random) -> int:
+    """Words to aim at: as many short prompts as middling and long ones."""
+    return round(2 ** rng.uniform(3.3, 7.1))
+
+
+def _expand(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
+    draw = rng.random()
+    if draw < 0.65:
+        return given if rng.random() < 0.4 else text
+    return rules.telegraphic(text, rng) if draw < 0.8 else rules.head_phrase(text, rng)
+
+
+def _tags(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
+    phrases = list(dict.fromkeys(parsed.words(noun) for noun in parsed.nouns))
+    rng.shuffle(phrases)
+    return ", ".join(phrases)
+
+
+def _suggest(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
+    return rules.half(text, rng) if rng.random() < 0.5 else rules.telegraphic(text, rng, 4)
+
+
+def _brief(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
+    return with_articles(rng.choice(_BRIEFS).format(what=what, text=text))
+
+
+def _styled(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
+    return rng.choice(
+        ("{text}, {style}", "{text}, {style} style", "{style} of {text}", "{text} in {style} style")
+    ).format(text=text, style=style)
+
+
+def _compressed(*_: object) -> str:
+    return ""  # the prompt itself is what is asked to be shortened
+
+
+_ASKED: Mapping[str, Callable[..., str]] = {
+    "expand": _expand, "tags": _tags, "suggest": _suggest, "brief": _brief, "style": _styled, "compress": _compressed,
+}  # fmt: skip
+_BRIEFS = ("Design a {what} with {text}", "Create a {what} about {text}", "A {what} for a campaign that shows {text}",
+           "I need a {what}: {text}", "Make a {what} featuring {text}", "{what}, {text}")  # fmt: skip
+_BRIEFED = {
+    "image": ("picture", "visual", "photo", "illustration"), "video": ("video", "short clip", "video ad"),
+    "template": ("poster", "banner", "flyer", "card", "web banner", "book cover", "magazine cover", "album cover",
+                 "postcard"),
+}  # fmt: skip
+
+
+def _sentence(text: str) -> str:
+    text = rules.clean(text).rstrip(" .")
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,69 @@
+"""Sentences with choices in them, as `frames.toml` and `scenes.toml` write them."""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_CHOICE = re.compile(r"\(([^()]*)\)")
+_AGREEMENT = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What can be said of one kind of thing."""
+
+    stand: Sequence[str]  # "stands|stand"
+    adjectives: Sequence[str]
+    clauses: Sequence[str]
+    details: Sequence[str]
+    motion: Sequence[str]
+
+
+@cache
+def kinds() -> Mapping[str, Frames]:
+    """The frames of every kind; what a kind is `like` lends it its own."""
+    table = _read("frames.toml")
+
+    def lent(kind: str, field: str) -> list[str]:
+        own = list(table[kind].get(field, ()))
+        other = table[kind].get("like")
+        # A thing that is like another has its own adjectives where it has any; people keep everybody's.
+        borrow = other is not None and (other == "person" or not own or field == "details")
+        return [*own, *(lent(other, field) if borrow else ())]
+
+    fields = Frames.__dataclass_fields__
+    return {kind: Frames(*(lent(kind, field) for field in fields)) for kind in table}
+
+
+@cache
+def scenes() -> Mapping[str, Any]:
+    """What can be said of a scene as a whole, as `scenes.toml` has it."""
+    return _read("scenes.toml")
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+def fill(frame: str, slots: Mapping[str, str], plural: bool, rng: random.Random) -> str:
+    """A frame with its choices made and its slots filled; KeyError names a slot that is missing."""
+    while (match := _CHOICE.search(frame)) is not None:
+        frame = frame[: match.start()] + rng.choice(match.group(1).split("|")) + frame[match.end() :]
+    frame = _AGREEMENT.sub(lambda match: match.group(2 if plural else 1), frame)
+    text = _SLOT.sub(lambda match: _slot(match, slots), frame)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _slot(match: re.Match[str], slots: Mapping[str, str]) -> str:
+    """A slot's text; with a capital where the slot's name has one."""
+    name = match.group(1)
+    text = slots[name[:1].lower() + name[1:]]
+    return text[:1].upper() + text[1:] if name[:1].isupper() else text

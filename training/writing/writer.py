@@ -1,0 +1,320 @@
+"""Prompts written by rule about what a short text names: the same things, in richer words, and more about each.
+
+The open data holds few long image prompts, and too many different ones for a small model to learn to speak from. These
+rows are plain English of one kind, hold what their inputs name, and come in every length; `prepare` marks them
+`generated`, method `written`. What can be said is in `frames.toml` and `scenes.toml`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from promptdial.command import word_count
+from training.generator import with_articles
+from training.writing.frames import Frames, fill, kinds, scenes
+from training.writing.phrases import (
+    NO_VERBS,
+    PLACES,
+    STANDING,
+    UNKNOWN,
+    VERBS,
+    Lexicon,
+    Noun,
+    Parsed,
+    opposites,
+    parse,
+)
+
+_VERB = re.compile(r"^(is|are|was|were|has|have|drove|flew|sat|stood|ran|ate|lay|[a-z]{3,}(?<![su])s)$")
+_UNCOUNTED = (
+    "food",
+    "drink",
+    "snow",
+    "water",
+    "nature",
+    "sky",
+    "plant",
+    "city",
+    "room",
+    "text",
+    "object",
+    "tool",
+)
+_PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
+             "person": ("their", "them")}  # fmt: skip
+_OPPOSITES = opposites()
+_OF_WATER = ("fish", "boat")
+
+
+@dataclass
+class Scene:
+    """A parsed text and what was drawn for all that is said about it."""
+
+    parsed: Parsed
+    rng: random.Random
+    light: str
+    slots: dict[str, str] = field(default_factory=dict)
+
+    def say(self, frame: str, noun: Noun | None = None) -> str:
+        """A frame about a noun of the scene, or about the whole."""
+        slots = self.slots
+        if noun is not None:
+            its, them = ("their", "them") if noun.plural else _PRONOUNS.get(noun.kind, ("its", "it"))
+            slots = {**slots, "h": f"the {self._name(noun)}", "its": its, "them": them}
+        text = fill(frame, slots, noun is not None and noun.plural, self.rng)
+        return with_articles(text[:1].upper() + text[1:])
+
+    def _name(self, noun: Noun) -> str:
+        """The noun, at times with the adjectives it came with."""
+        name = self.parsed.words(noun) if self.rng.random() < 0.4 else self.parsed.noun(noun)
+        return name.lower() if name[:1].isupper() and noun.modifiers <= 1 else name
+
+
+def new_scene(parsed: Parsed, rng: random.Random) -> Scene:
+    """A scene with its light, colours and moods drawn; the light follows the words of the text."""
+    everything = scenes()
+    words = {token.lower() for token in parsed.tokens}
+    fitting = [
+        name for name, light in everything["light"].items() if words & set(light.get("words", "").split())
+    ]
+    light = rng.choice(fitting or ["day", "day", "golden", "overcast"])
+    colors = rng.sample(everything["colors"]["words"].split("|"), 2)
+    moods = rng.sample(everything["moods"]["words"].split(), 2)
+    slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
+    slots["light"] = rng.choice(everything["light"][light]["names"])
+    return Scene(parsed, rng, light, slots)
+
+
+class Writer:
+    """Writes about texts whose nouns it knows."""
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self._lexicon = lexicon
+
+    def parse(self, text: str) -> Parsed | None:
+        """A text that can be written about: it begins with a thing, most of its nouns are known; otherwise None."""
+        text = re.sub(
+            r"^(?:there (?:is|are)|this is|these are|here is)\s+", "", text.strip(), flags=re.IGNORECASE
+        )
+        text = text.rstrip(" .!")
+        if not text or re.search(r"[^\w\s,'’-]", text):
+            return None
+        parsed = parse(_uncapitalized(text), self._lexicon)
+        if (
+            not parsed.nouns
+            or parsed.nouns[0].start > 0
+            or all(noun.kind == UNKNOWN for noun in parsed.nouns)
+        ):
+            return None
+        return parsed
+
+    def prompt(
+        self, parsed: Parsed, words: int, modality: str, rng: random.Random, style: str | None, layout: str
+    ) -> str:
+        """About `words` words on a parsed text, never cut; fewer than the text itself can't be had.
+
+        `layout`: what a template is, such as a poster; the other modalities don't use it.
+        """
+        scene = new_scene(parsed, rng)
+        scene.slots["kind"] = layout
+        said = [_opening(scene, modality)]
+        if style is not None and (words < 30 or rng.random() < 0.5):
+            said[0] = said[0].rstrip(".") + rng.choice(
+                (f", {style}.", f", in {style} style.", f", {style} style.")
+            )
+        left = words - word_count(said[0])
+        sentences = _candidates(scene, modality, style)
+        chosen: list[tuple[int, str]] = []
+        for place, sentence in sentences:
+            count = word_count(sentence)
+            if (
+                count <= left + 4
+                and left > 4
+                and not _repeats(sentence, (*said, *(text for _, text in chosen)))
+            ):
+                chosen.append((place, sentence))
+                left -= count
+        return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
+
+    def altered(self, parsed: Parsed, rng: random.Random) -> Parsed | None:
+        """The text about something else: one or all of its nouns become others of their kind, or a part is left."""
+        if len(parsed.nouns) > 1 and rng.random() < 0.4:
+            rest = rng.choice(parsed.nouns[1:])
+            tokens = parsed.tokens[rest.start : rest.end]
+            return self.parse(" ".join(tokens))
+        changed = parsed.nouns if rng.random() < 0.5 else parsed.nouns[:1]
+        tokens = list(parsed.tokens)
+        for noun in reversed(changed):
+            others = [word for word in self._lexicon.nouns(noun.kind) if word != parsed.noun(noun)]
+            if noun.plural or not others:
+                continue
+            tokens[noun.modifiers : noun.end] = [rng.choice(others)]
+        return None if tuple(tokens) == parsed.tokens else self.parse(" ".join(tokens))
+
+
+def _uncapitalized(text: str) -> str:
+    """Without the capital of a sentence; names keep theirs."""
+    first, _, rest = text.partition(" ")
+    return f"{first.lower()} {rest}".strip() if first[:1].isupper() and not first[1:2].isupper() else text
+
+
+def _opening(scene: Scene, modality: str) -> str:
+    text, form = _richer(scene)
+    openings = scenes()["openings"]
+    scene.slots["text"] = text
+    if modality == "template":
+        return (
+            scene.say(scene.rng.choice(scenes()["layout"]["opening"]))
+            if form == "phrase"
+            else scene.say("{text}.")
+        )
+    frames = openings[form] if form == "sentence" or scene.rng.random() < 0.75 else openings["clause"]
+    return scene.say(scene.rng.choice(frames))
+
+
+def _richer(scene: Scene) -> tuple[str, str]:
+    """The text with adjectives and a clause put in; and whether it is a phrase or a sentence."""
+    parsed, rng = scene.parsed, scene.rng
+    subject = parsed.nouns[0]
+    insert, sentence = _behind_subject(scene)
+    following = _following(parsed)
+    countable = subject.kind not in _UNCOUNTED and following != "and"
+    article = "a " if countable and not subject.plural and subject.modifiers == subject.start else ""
+    taken = {token.lower() for token in parsed.tokens}
+    for noun in parsed.nouns:
+        share = _ADJECTIVE_SHARE if noun.kind != UNKNOWN else _ADJECTIVE_SHARE_UNKNOWN
+        if rng.random() < share and (adjective := _adjective(noun, parsed, taken, rng)):
+            taken.add(adjective)
+            insert[noun.modifiers] = adjective
+    parts = [
+        part
+        for index, token in enumerate([*parsed.tokens, ""])
+        for part in (insert.get(index, ""), token)
+        if part
+    ]
+    text = re.sub(r"\s+([,.;:])", r"\1", article + " ".join(parts))
+    return re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip(" ,"), "sentence" if sentence else "phrase"
+
+
+def _following(parsed: Parsed) -> str:
+    """The word behind the subject, if there is one."""
+    end = parsed.nouns[0].end
+    return parsed.tokens[end].lower() if end < len(parsed.tokens) else ""
+
+
+def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
+    """What to put behind the subject, by token (a missing verb, a clause); whether a sentence comes of it."""
+    parsed, rng = scene.parsed, scene.rng
+    subject, following = parsed.nouns[0], _following(parsed)
+    frames = kinds()[subject.kind]
+    insert: dict[int, str] = {}
+    sentence = _is_sentence(parsed)
+    if following.endswith("ing") and rng.random() < 0.5:
+        insert[subject.end] = "are" if subject.plural else "is"
+        sentence = True
+    elif following in STANDING and frames.stand and rng.random() < 0.5:
+        insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
+        sentence = True
+    if following not in ("of", "and", ",", "or") and not sentence and frames.clauses and rng.random() < 0.45:
+        clause = scene.say(rng.choice(frames.clauses), subject)
+        insert[subject.end] = f", {clause[:1].lower()}{clause[1:]}" + (", " if following else "")
+    return insert, sentence
+
+
+def _is_sentence(parsed: Parsed) -> bool:
+    """Whether a text has a finite verb, outside of relative clauses, behind its first noun phrase."""
+    subject = parsed.nouns[0]
+    if subject.plural and subject.end < len(parsed.tokens) and parsed.tokens[subject.end].lower() in VERBS:
+        return True  # "two horses stand"
+    taken = {index for noun in parsed.nouns for index in range(noun.start, noun.end)}
+    for index in range(parsed.nouns[0].end, len(parsed.tokens)):
+        word = parsed.tokens[index].lower()
+        before = parsed.tokens[index - 1].lower()
+        if (
+            index not in taken
+            and word not in NO_VERBS
+            and _VERB.match(word)
+            and before not in ("that", "who", "which", "as")
+        ):
+            return True
+    return False
+
+
+def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) -> str | None:
+    """An adjective for a noun that contradicts none it has, and isn't in the text yet."""
+    own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
+    if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:
+        return None
+    if any(other.end == noun.start for other in parsed.nouns):  # "a snow covered slope"
+        return None
+    barred = set().union(*(group for group in _OPPOSITES if group & own))
+    free = [word for word in kinds()[noun.kind].adjectives if word not in taken and word not in barred]
+    return rng.choice(free) if free else None
+
+
+def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[int, str]]:
+    """Sentences in the order in which they are wanted, each with its place in the text."""
+    rng, everything = scene.rng, scenes()
+    general = everything["scene"]
+    found: list[tuple[int, str]] = []
+    if style is not None:
+        found += [(5, scene.say(frame)) for frame in rng.sample(everything["styles"][style], 2)]
+    if modality == "template":
+        layout = rng.sample(everything["layout"]["details"], 4)
+        found += [(6 + i, scene.say(frame)) for i, frame in enumerate(layout[:3])]
+    things = [noun for noun in scene.parsed.nouns if noun.kind not in PLACES] or list(scene.parsed.nouns[:1])
+    places = [noun for noun in scene.parsed.nouns if noun.kind in PLACES and noun not in things]
+    first = _about(scene, things[0], 3)
+    others = [_about(scene, noun, 2) for noun in things[1:]] + [_about(scene, noun, 2) for noun in places]
+    found += [(1, first[0])]
+    found += [(2 + (i >= len(things) - 1), sentences[0]) for i, sentences in enumerate(others)]
+    if modality == "video":
+        frames = kinds()[things[0].kind].motion
+        moving = [scene.say(rng.choice(frames), things[0])] if frames else []
+        found += [(4, text) for text in (*moving, scene.say(rng.choice(general["camera"])))]
+    found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"])))]
+    rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
+    rest += [(place, scene.say(rng.choice(general[name]))) for place, name in _GENERAL]
+    rng.shuffle(rest)
+    if rng.random() < ANCHORED_SHARE:
+        scene.slots["things"] = _listed(scene, things[:3])
+        rest.insert(0, (8, scene.say(rng.choice(general["anchor"]))))
+    # The order of what is wanted first differs, or short prompts would all say the same kind of thing.
+    cut = rng.randint(0, 2)
+    return [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
+
+
+_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_UNKNOWN = 0.75, 0.3
+ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
+_GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
+
+
+def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
+    names = list(dict.fromkeys(f"the {scene.parsed.words(noun)}" for noun in nouns))
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _about(scene: Scene, noun: Noun, count: int) -> list[str]:
+    frames: Frames = kinds()[noun.kind]
+    chosen = scene.rng.sample(frames.details, min(count, len(frames.details)))
+    return [scene.say(frame, noun) for frame in chosen]
+
+
+def _repeats(sentence: str, said: Sequence[str]) -> bool:
+    """Whether a sentence has a run of four words that was said before."""
+    spans = _spans(sentence)
+    return any(spans & _spans(other) for other in said)
+
+
+def _spans(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[\w'’-]+", text.lower())
+    return {tuple(words[i : i + 4]) for i in range(len(words) - 3)}
+
+
+def style_names() -> Mapping[str, Sequence[str]]:
+    """The styles that can be asked for, with their sentences."""
+    styles: Mapping[str, Sequence[str]] = scenes()["styles"]
+    return styles
