@@ -134,6 +134,10 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument(
         "--written", type=int, default=60_000, help="rows written by rule about captions; default %(default)s"
     )
+    parser.add_argument(
+        "--derived-share", type=float, default=1.0,
+        help="share of the derived rows to keep for training, which saves labelling them; default %(default)s",
+    )  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_prepare)
@@ -145,7 +149,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
     data = sources.load(sources.data_dir(args.data_dir), args.pairs)
     scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
-    prepare.prepare(data, scorer, args.out, args.generated, args.written, args.seed, excluded)
+    prepare.prepare(data, scorer, args.out, args.generated, args.written, args.derived_share, args.seed, excluded)
 
 
 def _add_tokenizer(commands: Commands) -> None:

@@ -59,13 +59,14 @@ def prepare(
     out: Path,
     generated: int,
     written: int,
+    derived_share: float,
     seed: int,
     excluded: Excluded,
 ) -> None:
     """Write the episodes of `data`, less what is excluded, and their card into `out`.
 
     Besides those derived from the data: `generated` rows composed from its word lists, and `written` ones about its
-    captions.
+    captions. Of the derived rows for training `derived_share` stay, since labels cost as much as training.
     """
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
@@ -79,6 +80,10 @@ def prepare(
     held_out = held_out_keys(data)
     episodes = [replace(episode, split=split_of(episode, held_out)) for episode in episodes]
     episodes = [e for e in episodes if e.method not in TRAIN_ONLY or e.split == "train"]
+    episodes = [
+        e for e in episodes
+        if (e.split, e.origin) != ("train", "derived") or _share(episode_id(e)) < derived_share
+    ]  # fmt: skip
     log.info("%d episodes are for validation", sum(episode.split == "validation" for episode in episodes))
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
