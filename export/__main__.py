@@ -1,8 +1,8 @@
-"""Make bundles from checkpoints.
+"""Make bundles from checkpoints, and Hugging Face folders from both.
 
 python -m export CHECKPOINT BUNDLE [--precision int8|fp32] [--name NAME] [--scorer DIR] [--hf-checkpoint]
+python -m export CHECKPOINT|BUNDLE --hf-export DIR
 python -m export scorer --out DIR [--weights DIR|HUB_NAME]
-python -m export restore BUNDLE CHECKPOINT
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors that a person can act on go to stderr as one line, with status 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    commands = {"scorer": _scorer, "restore": _restore}
     try:
-        if given and given[0] in commands:
-            commands[given[0]](given[1:])
+        if given and given[0] == "scorer":
+            _scorer(given[1:])
         else:
             _bundle(given)
     except PromptdialError as error:
@@ -37,11 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bundle(given: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m export",
-        description="Make a bundle from a checkpoint of `python -m training train`.",
-        epilog="Also: `python -m export scorer --help` and `python -m export restore --help`.",
+        description="Make a bundle from a checkpoint of `python -m training train`, or a Hugging Face folder.",
+        epilog="Also: `python -m export scorer --help`.",
     )
-    parser.add_argument("checkpoint", type=Path, help="Hugging Face GPT-2 folder with promptdial.json")
-    parser.add_argument("bundle", type=Path, help="folder to write; a bundle that is there is replaced")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="Hugging Face GPT-2 folder with promptdial.json; with --hf-export alone also a bundle",
+    )
+    parser.add_argument(
+        "bundle", type=Path, nargs="?", help="folder to write; a bundle that is there is replaced"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="int8")
     parser.add_argument("--name", default="small", help="the model's name (default: small)")
     parser.add_argument("--scorer", type=Path, help="folder with a built scorer to copy (default: build it)")
@@ -51,7 +56,25 @@ def _bundle(given: Sequence[str]) -> None:
         default=False,
         help="put the weights as fp16 into BUNDLE/checkpoint, for fine-tuning without loss",
     )
+    parser.add_argument(
+        "--hf-export",
+        type=Path,
+        metavar="DIR",
+        help="write the fp32 weights, tokenizer and sampling defaults as a folder that transformers loads",
+    )
     options = parser.parse_args(given)
+    if options.bundle is None and options.hf_export is None:
+        parser.error("name a BUNDLE to write, or --hf-export DIR, or both")
+    if options.hf_export is not None:
+        from export.huggingface import export_folder
+
+        export_folder(options.checkpoint, options.hf_export)
+        logging.info("wrote %s", options.hf_export)
+    if options.bundle is not None:
+        _export_bundle(options)
+
+
+def _export_bundle(options: argparse.Namespace) -> None:
     from export.bundle import export_bundle
 
     bundle = export_bundle(
@@ -80,21 +103,6 @@ def _scorer(given: Sequence[str]) -> None:
 
     for path in build_scorer(options.weights, options.out):
         print(path)
-
-
-def _restore(given: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m export restore",
-        description="Make a checkpoint, for training, from a bundle's weights.",
-    )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("checkpoint", type=Path, help="folder to write")
-    options = parser.parse_args(given)
-    from export.restore import restore_checkpoint
-    from promptdial.bundle import load_bundle
-
-    restore_checkpoint(load_bundle(options.bundle), options.checkpoint)
-    print(options.checkpoint)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,9 @@ export that fails leaves what was there before.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +19,11 @@ import torch
 
 from export.calibration import calibrate
 from export.card import model_card
-from export.checkpoint import METADATA_FILE, Checkpoint, read_checkpoint
+from export.checkpoint import EXAMPLE, Checkpoint, read_checkpoint, write_json
 from export.graph import PRECISIONS, QUANTIZED, Tail, build_decoder
+from export.huggingface import write_folder
 from export.parity import calibration_rows, greedy_parity, parity_with_fp32
+from export.replacing import replaced
 from export.scorer import build_scorer
 from export.storage import write_decoder
 from promptdial.bundle import (
@@ -38,16 +36,14 @@ from promptdial.bundle import (
     load_bundle,
 )
 from promptdial.command import Command
-from promptdial.engine import Sampling
 from promptdial.errors import ExportError
 from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE
-from promptdial.tasks import TASK_INFO
 
 log = logging.getLogger(__name__)
 
 # Inputs whose ids would change first if the rendering of commands drifted.
 GOLDEN_INPUTS = (
-    "a fox in the snow",
+    EXAMPLE,
     "  Größe: 北京, naïve café 🦊\n",
     "<task:tags> <end> <rel:0.975> <pad>",
     "",
@@ -66,7 +62,8 @@ def export_bundle(
     """Make a bundle of a checkpoint folder. Raises ExportError; ``target`` is then as it was.
 
     ``scorer`` is a folder with ``scorer.onnx`` and ``scorer_tokenizer.json`` to copy; left out, it is built.
-    ``hf_checkpoint`` adds the weights as fp16 under ``checkpoint/``, for fine-tuning without loss.
+    ``hf_checkpoint`` adds the weights as fp16 under ``checkpoint/``, for fine-tuning without loss
+    (``export.huggingface`` says what that folder is).
     """
     if precision not in PRECISIONS:
         raise ExportError(f"unknown precision {precision!r}; one of {', '.join(PRECISIONS)}")
@@ -75,7 +72,7 @@ def export_bundle(
     if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
         raise ExportError(f"{target} exists and is no bundle: it will not be overwritten")
     checkpoint = read_checkpoint(source)
-    with _replaced(target) as folder:
+    with replaced(target) as folder:
         decoder, parity = _write_decoder(checkpoint, folder, precision)
         shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
         _write_scorer(folder, scorer)
@@ -85,7 +82,7 @@ def export_bundle(
         names = (*graphs, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE)
         manifest["files"] = {each: _file_entry(folder / each) for each in names}
         if hf_checkpoint:
-            _write_hf_checkpoint(checkpoint, folder / "checkpoint")
+            write_folder(checkpoint, folder / "checkpoint", torch.float16)
         write_json(folder / MANIFEST, manifest)
         load_bundle(folder)
     return load_bundle(target)
@@ -95,11 +92,7 @@ def _write_decoder(
     checkpoint: Checkpoint, folder: Path, precision: str
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Write the decoder; the names of its files, and its parity."""
-    tokenizer = checkpoint.tokenizer
-    forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
-    # A model may have more rows than the tokenizer has tokens (sizes rounded up): those are never generated.
-    forbidden += range(tokenizer.vocabulary, checkpoint.architecture.vocabulary)
-    weights, architecture = checkpoint.weights(), checkpoint.architecture
+    forbidden, weights, architecture = checkpoint.forbidden, checkpoint.weights(), checkpoint.architecture
     steps = calibrate(checkpoint.model, calibration_rows(checkpoint)) if precision in QUANTIZED else None
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -142,7 +135,7 @@ def _manifest(
         "command": checkpoint.format.to_json(),
         "tasks": metadata.get("tasks", {}),
         "limits": asdict(checkpoint.limits),
-        "sampling": {**asdict(Sampling()), **metadata.get("sampling", {})},
+        "sampling": asdict(checkpoint.sampling),
         **{key: metadata.get(key, {}) for key in ("support", "calibration", "metrics")},
         "parity": parity,
         "data": metadata.get("data", []),
@@ -157,23 +150,12 @@ def _golden(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for index, task in enumerate(form.tasks):
         modality = form.modalities[index % len(form.modalities)]
-        example = TASK_INFO[task].example if task in TASK_INFO else GOLDEN_INPUTS[0]
-        for text in (example, GOLDEN_INPUTS[index % len(GOLDEN_INPUTS)]):
+        for text in (checkpoint.example(task), GOLDEN_INPUTS[index % len(GOLDEN_INPUTS)]):
             for relevance, length in ((0.85, 60), (None, None), (0.0, 1)):
                 ids = checkpoint.tokenizer.prompt(Command(task, modality, relevance, length), text)
                 row = {"task": task, "modality": modality, "relevance": relevance, "length": length}
                 rows.append({**row, "input": text, "ids": ids})
     return rows
-
-
-def _write_hf_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """fp16 weights with the rest that training's ``--init`` reads."""
-    state = {name: value.to(torch.float16) for name, value in checkpoint.model.state_dict().items()}
-    del state["lm_head.weight"]  # tied to the embedding
-    checkpoint.model.save_pretrained(folder, state_dict=state)
-    shutil.copyfile(checkpoint.path / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-    metadata = {key: value for key, value in checkpoint.metadata.items() if key != "validation"}
-    write_json(folder / METADATA_FILE, metadata)
 
 
 def update_manifest(target: Path, **fields: Any) -> Bundle:
@@ -184,7 +166,7 @@ def update_manifest(target: Path, **fields: Any) -> Bundle:
     bundle = load_bundle(target)
     if unknown := sorted(set(fields) - {"metrics", "calibration", "support", "data", "training", "notes"}):
         raise ExportError(f"{', '.join(unknown)} of a bundle can't be changed: export it again")
-    with _replaced(target) as folder:
+    with replaced(target) as folder:
         shutil.copytree(target, folder, dirs_exist_ok=True)
         manifest = {**bundle.manifest, **fields}
         (folder / CARD_FILE).write_text(model_card(manifest), encoding="utf-8")
@@ -194,33 +176,5 @@ def update_manifest(target: Path, **fields: Any) -> Bundle:
     return load_bundle(target)
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Readable, in the order given, with a newline at the end."""
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def _file_entry(path: Path) -> dict[str, Any]:
     return {"sha256": file_hash(path), "bytes": path.stat().st_size}
-
-
-@contextmanager
-def _replaced(target: Path) -> Iterator[Path]:
-    """A new folder that becomes ``target`` when the block ends well, and vanishes when it doesn't.
-
-    A target that is there is replaced by two renames: for an instant there is none, and a process killed in
-    it leaves the old one beside as ``.NAME.xxx.old`` and the new one as ``.NAME.xxx``.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-        if target.exists():
-            old = folder.with_name(f"{folder.name}.old")
-            os.replace(target, old)
-            os.replace(folder, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -20,10 +20,13 @@ from export.graph import EPSILON
 from export.quantization import Floats
 from promptdial.bundle import TOKENIZER_FILE, Architecture, Limits
 from promptdial.command import FRAMING_TOKENS, CommandFormat
+from promptdial.engine import Sampling
 from promptdial.errors import ExportError
+from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
 
 METADATA_FILE = "promptdial.json"
+EXAMPLE = "a fox in the snow"  # of a task that nobody described
 # What the graph computes; a checkpoint that says otherwise would come out wrong without a word.
 EXPECTED_CONFIG = {
     "activation_function": "gelu_new",
@@ -50,6 +53,30 @@ class Checkpoint:
     def format(self) -> CommandFormat:
         """The command format that training used."""
         return self.tokenizer.format
+
+    @property
+    def sampling(self) -> Sampling:
+        """The defaults that training recorded. Raises ExportError for a field that there isn't."""
+        try:
+            return Sampling(**self.metadata.get("sampling", {}))
+        except TypeError as error:
+            raise ExportError(f"{self.path / METADATA_FILE}: sampling can't be read ({error})") from error
+
+    @property
+    def forbidden(self) -> list[int]:
+        """Ids that are never generated: control tokens but `<end>`, and rows that no token has.
+
+        A model may have more rows than its tokenizer has tokens, where sizes are rounded up.
+        """
+        special = sorted(self.tokenizer.special_ids - {self.tokenizer.end_id})
+        return [*special, *range(self.tokenizer.vocabulary, self.architecture.vocabulary)]
+
+    def example(self, task: str) -> str:
+        """An input that a task is made for."""
+        tasks = self.metadata.get("tasks", {})
+        if task in tasks:
+            return str(tasks[task]["example"])
+        return TASK_INFO[task].example if task in TASK_INFO else EXAMPLE
 
     def weights(self) -> dict[str, Floats]:
         """The state dict without ``transformer.`` and without the tied head."""
@@ -86,6 +113,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     limits = _limits(metadata, config.n_positions)
     return Checkpoint(path, model, tokenizer, _architecture(model), limits, metadata)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Readable, in the order given, with a newline at the end."""
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from promptdial.engine import Engine, GenerationRequest, Sampling, available_cpu
 from promptdial.engine.cached import cache_dtype
 from promptdial.engine.decoder import Decoder, open_session
 from promptdial.errors import ExportError
-from promptdial.tasks import TASK_INFO
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ def made_rows(checkpoint: Checkpoint) -> list[Row]:
         relevance = form.relevance_buckets[index % len(form.relevance_buckets)]
         length = form.length_buckets[index % len(form.length_buckets)]
         command = Command(task, form.modalities[index % len(form.modalities)], relevance, length)
-        example = TASK_INFO[task].example if task in TASK_INFO else "a fox in the snow"
+        example = checkpoint.example(task)
         ids = tokenizer.encode(f"{example} {index}")[: max(room - FRAMING_TOKENS, 0)]
         target = [*tokenizer.encode(example), tokenizer.end_id][:NEW_TOKENS]
         rows.append((tokenizer.frame(command, ids), target))

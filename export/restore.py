@@ -1,4 +1,4 @@
-"""Bundle to checkpoint: the weights out of the decoder's graph, dequantized, as a Hugging Face GPT-2 folder.
+"""Bundle to checkpoint: the weights out of the decoder's graph, dequantized.
 
 So training can go on from any bundle (``--init``), also from one that was exported without ``checkpoint/``.
 From int8 the weights are those that the service runs, each within half a step of what was trained.
@@ -6,19 +6,15 @@ From int8 the weights are those that the service runs, each within half a step o
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from export.bundle import write_json
-from export.checkpoint import METADATA_FILE
+from export.checkpoint import Checkpoint
 from export.quantization import Floats, dequantize_blocks
-from promptdial.bundle import TOKENIZER_FILE, Bundle
+from promptdial.bundle import Bundle
 
 KEPT = ("command", "tasks", "support", "calibration", "limits", "sampling", "data", "training", "metrics")
 
@@ -63,8 +59,10 @@ def restore_model(bundle: Bundle) -> GPT2LMHeadModel:
     return model
 
 
-def restore_checkpoint(bundle: Bundle, out: Path) -> None:
-    """Write what ``read_checkpoint`` reads into ``out``, but for validation rows."""
-    restore_model(bundle).save_pretrained(out)
-    shutil.copyfile(bundle.path / TOKENIZER_FILE, out / TOKENIZER_FILE)
-    write_json(out / METADATA_FILE, {key: bundle.manifest[key] for key in KEPT if key in bundle.manifest})
+def restored(bundle: Bundle) -> Checkpoint:
+    """The bundle as the checkpoint that it could have been made of, but for validation rows."""
+    metadata = {key: bundle.manifest[key] for key in KEPT if key in bundle.manifest}
+    return Checkpoint(
+        *(bundle.path, restore_model(bundle), bundle.tokenizer()),
+        *(bundle.architecture, bundle.limits, metadata),
+    )

@@ -9,7 +9,7 @@ can't drift apart. It imports nothing but the standard library.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 TASKS = ("expand", "tags", "brief", "style", "compress", "suggest")
@@ -84,6 +84,22 @@ class CommandFormat:
             f"<modality:{command.modality}>",
             f"<rel:{relevance}>",
             f"<len:{length}>",
+        )
+
+    def as_text(self, command: Command, text: str) -> str:
+        """The prompt of an input as one string, for tokenizers that read control tokens in their input.
+
+        Promptdial's own never does (`promptdial/tokenizer.py`). With one that does, such as that of an exported Hugging
+        Face folder, a control token written into `text` would count as one.
+        """
+        return "".join((*self.tokens(command), text, OUT))
+
+    def extended(self, other: CommandFormat) -> CommandFormat:
+        """This format with the tasks and modalities of another behind its own; the buckets stay."""
+        return replace(
+            self,
+            tasks=tuple(dict.fromkeys((*self.tasks, *other.tasks))),
+            modalities=tuple(dict.fromkeys((*self.modalities, *other.modalities))),
         )
 
     def relevance_bucket(self, relevance: float) -> int:

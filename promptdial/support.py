@@ -1,7 +1,7 @@
 """What targets the training data holds, per task and jointly for relevance and length.
 
 A policy trained with upside-down reinforcement learning obeys a command blindly, also one that no training
-row could fulfil. The bundle therefore carries, per task, the 5th-95th percentile of the lengths, and per
+row could fulfil. The bundle therefore carries, per task, the range of lengths that enough rows have, and per
 length cell the percentiles of the relevance that rows of that length had. Requests are clamped to them (or
 refused).
 """
@@ -44,18 +44,36 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class TaskSupport:
-    """Lengths (words) of one task's rows, and its cells in order of length."""
+    """Lengths (words) of one task's rows, and its cells in order of length.
+
+    low, high: what can be asked for. Older bundles don't say it; theirs is the 5th to the 95th percentile.
+    """
 
     p05: int
     p50: int
     p95: int
     count: int
     cells: tuple[Cell, ...]
+    low: int | None = None
+    high: int | None = None
 
     def __post_init__(self) -> None:
         lengths = (self.p05, self.p50, self.p95)
         if not _ordered(lengths, least=1, whole=True):
             raise ValueError(f"the lengths of a support must be rising whole numbers over 0: {lengths}")
+        if (self.low, self.high) != (None, None) and not _ordered((self.low, self.high), least=1, whole=True):
+            raise ValueError(f"low and high of a support must be rising whole numbers over 0: {self}")
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The least and the most words that can be asked for."""
+        return (self.p05 if self.low is None else self.low, self.p95 if self.high is None else self.high)
+
+    @property
+    def usual(self) -> int:
+        """The median length, or the nearest to it that can be asked for."""
+        low, high = self.lengths
+        return min(max(self.p50, low), high)
 
 
 def _ordered(values: tuple[object, ...], *, least: float = 0, whole: bool = False) -> bool:
@@ -83,6 +101,10 @@ class Support:
     def __contains__(self, task: str) -> bool:
         return task in self._tasks
 
+    def of(self, task: str) -> TaskSupport | None:
+        """A task's support; None where it has none."""
+        return self._tasks.get(task)
+
     def cell(self, task: str, length: int) -> Cell | None:
         """The cell whose length is nearest, as a ratio."""
         support = self._tasks.get(task)
@@ -103,12 +125,12 @@ class Support:
     def default_length(self, task: str) -> int | None:
         """What a left-out length means: the task's median."""
         support = self._tasks.get(task)
-        return None if support is None else support.p50
+        return None if support is None else support.usual
 
     def length_range(self, task: str) -> tuple[int, int] | None:
-        """5th and 95th percentile of the task's lengths."""
+        """The least and the most words that can be asked of a task."""
         support = self._tasks.get(task)
-        return None if support is None else (support.p05, support.p95)
+        return None if support is None else support.lengths
 
     def clamp(self, command: Command) -> tuple[Command, frozenset[str]]:
         """Fill what was left out and pull the rest into the support; also says which fields were pulled.

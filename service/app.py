@@ -73,5 +73,13 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         schema["components"]["schemas"].update(examples.extra_schemas())
+        service: Service | None = getattr(app.state, "service", None)
+        if service is None:
+            return schema
+        generate = schema["paths"]["/generate"]["post"]
+        generate["description"] = examples.description(service.bundle.tasks)
+        generate["requestBody"]["content"]["application/json"]["examples"] = examples.requests(
+            service.bundle.tasks
+        )
         app.openapi_schema = schema
     return app.openapi_schema

@@ -1,47 +1,70 @@
-"""What the OpenAPI page shows besides types: descriptions, requests that work when pasted, problems."""
+"""What the OpenAPI page shows besides types: descriptions, requests that work when pasted, problems.
+
+Requests are for the tasks of the bundle that is served; the route is declared with the usual ones, before there is one.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.openapi.models import Example
 from pydantic.json_schema import models_json_schema
 
-from promptdial.tasks import TASK_INFO
+from promptdial.tasks import TASK_INFO, Task
 from service.schemas import FieldError, Problem, StreamCandidate, StreamDone, StreamToken
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-STEERED: dict[str, Any] = {
-    "task": "expand",
-    "modality": "image",
-    "input": "a fox in the snow",
-    "target_relevance": 0.85,
-    "target_length": 30,
-    "n": 4,
-    "seed": 7,
-}
+USUAL = "expand"  # the task of the examples, where the bundle has it
 
-STREAMED: dict[str, Any] = {"task": "expand", "input": "a fox in the snow", "stream": True}
 
-GENERATE_EXAMPLES: dict[str, Example] = {
-    "steered": Example(summary="Four candidates at a relevance and a length", value=STEERED),
-    **{
-        task.name: Example(summary=task.description, value={"task": task.name, "input": task.example})
-        for task in TASK_INFO.values()
-    },
-    "streamed": Example(summary="As it is written", value=STREAMED),
-    "style, all fields": Example(
-        summary="Everything that can be said",
-        value={
-            **{"task": "style", "modality": "video", "input": "a lighthouse, film noir"},
-            **{"target_relevance": 0.7, "target_length": 20, "out_of_support": "clamp"},
-            **{"n": 2, "seed": 7, "temperature": 0.8, "top_p": 0.95, "max_tokens": 64},
-            **{"timeout_ms": 5000, "rank": "highest", "score": True},
+def steered(task: Task) -> dict[str, Any]:
+    """A request with targets, candidates and a seed."""
+    return {
+        "task": task.name,
+        "modality": task.modality,
+        "input": task.example,
+        "target_relevance": 0.85,
+        "target_length": 30,
+        "n": 4,
+        "seed": 7,
+    }
+
+
+def streamed(task: Task) -> dict[str, Any]:
+    """A request whose answer comes as events."""
+    return {"task": task.name, "input": task.example, "stream": True}
+
+
+def everything(task: Task) -> dict[str, Any]:
+    """A request with every field that one can have."""
+    return {
+        **{"task": task.name, "modality": task.modality, "input": task.example},
+        **{"target_relevance": 0.7, "target_length": 20, "out_of_support": "clamp"},
+        **{"n": 2, "seed": 7, "temperature": 0.8, "top_p": 0.95, "max_tokens": 64},
+        **{"timeout_ms": 5000, "rank": "highest", "score": True},
+    }
+
+
+def usual(tasks: Mapping[str, Task]) -> Task:
+    """The task that examples are about."""
+    return tasks.get(USUAL) or next(iter(tasks.values()))
+
+
+def requests(tasks: Mapping[str, Task]) -> dict[str, Example]:
+    """Requests to try, by name."""
+    task = usual(tasks)
+    return {
+        "steered": Example(summary="Four candidates at a relevance and a length", value=steered(task)),
+        **{
+            each.name: Example(summary=each.description, value={"task": each.name, "input": each.example})
+            for each in tasks.values()
         },
-    ),
-}
+        "streamed": Example(summary="As it is written", value=streamed(task)),
+        "all fields": Example(summary="Everything that can be said", value=everything(task)),
+    }
 
 
 def curl(body: dict[str, Any], url: str = DEFAULT_URL) -> str:
@@ -51,7 +74,10 @@ def curl(body: dict[str, Any], url: str = DEFAULT_URL) -> str:
     return f"curl {flags} {url}/generate -H 'Content-Type: application/json' -d '{quoted}'"
 
 
-GENERATE_DESCRIPTION = f"""\
+def description(tasks: Mapping[str, Task]) -> str:
+    """What `POST /generate` does, with commands that work when pasted."""
+    task = usual(tasks)
+    return f"""\
 Turns a short input into prompts for an image, video or template generator, best first.
 
 `target_relevance` and `target_length` are inputs of the model: it was trained to write what they ask for.
@@ -59,19 +85,22 @@ What it achieved is measured and reported with each candidate. Targets outside t
 to its border, which `target.clamped` reports; with `"out_of_support": "reject"` they are refused.
 
 ```sh
-{curl({"task": "expand", "input": "a fox in the snow"})}
+{curl({"task": task.name, "input": task.example})}
 ```
 
 ```sh
-{curl(STEERED)}
+{curl(steered(task))}
 ```
 
 With `"stream": true` the text comes as it is written, as server-sent events:
 
 ```sh
-{curl(STREAMED)}
+{curl(streamed(task))}
 ```
 """
+
+
+GENERATE_DESCRIPTION, GENERATE_EXAMPLES = description(TASK_INFO), requests(TASK_INFO)
 
 API_DESCRIPTION = """\
 Errors are RFC 9457 problems (`application/problem+json`) with a stable `code`. Every answer carries its

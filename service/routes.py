@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
 from promptdial.engine import available_cpus
+from promptdial.support import TaskSupport
 from service import examples
 from service.context import RequestContext
 from service.generation import Run
@@ -119,7 +120,7 @@ async def tasks(request: Request) -> TaskList:
 def describe_task(service: Service, name: str) -> TaskDescription:
     """One task as `/tasks` shows it."""
     task = service.bundle.tasks[name]
-    median, ends = service.bundle.support.default_length(name), service.bundle.support.length_range(name)
+    support = service.bundle.support.of(name)
     return TaskDescription(
         name=name,
         description=task.description,
@@ -127,8 +128,14 @@ def describe_task(service: Service, name: str) -> TaskDescription:
         example=task.example,
         modality=task.modality,
         modalities=service.planner.modalities(task),
-        length=None if median is None or ends is None else LengthRange(p05=ends[0], p50=median, p95=ends[1]),
+        length=None if support is None else length_range(support),
     )
+
+
+def length_range(support: TaskSupport) -> LengthRange:
+    """Words of a task's rows, and what can be asked for."""
+    low, high = support.lengths
+    return LengthRange(low=low, p05=support.p05, p50=support.usual, p95=support.p95, high=high)
 
 
 @router.get("/model", summary="What answers", tags=["describe"])

@@ -39,7 +39,7 @@ class GenerateRequest(BaseModel):
     task: str = Field(description="One of `GET /tasks`.", examples=["expand"])
     input: InputText = Field(description="The text to work on; plain text, whatever it holds.")
     modality: str | None = Field(
-        default=None, description="`image`, `video` or `template`; left out: the task's own."
+        default=None, description="One that `GET /tasks` lists for the task; left out: the task's own."
     )
     target_relevance: float | None = Field(
         default=None,
@@ -151,11 +151,13 @@ class StreamDone(BaseModel):
 
 
 class LengthRange(BaseModel):
-    """Words: 5th percentile, median and 95th percentile of the training data."""
+    """Words of the outputs that the training data holds."""
 
-    p05: int
-    p50: int
-    p95: int
+    low: int = Field(description="The least `target_length` that isn't clamped.")
+    p05: int = Field(description="5th percentile.")
+    p50: int = Field(description="Median: what a left-out `target_length` means.")
+    p95: int = Field(description="95th percentile.")
+    high: int = Field(description="The most `target_length` that isn't clamped.")
 
 
 class TaskDescription(BaseModel):
@@ -167,7 +169,7 @@ class TaskDescription(BaseModel):
     example: str
     modality: str = Field(description="Used when a request names none.")
     modalities: list[str]
-    length: LengthRange | None = Field(description="Supported `target_length`.")
+    length: LengthRange | None = Field(description="`null`: unknown, nothing is clamped.")
 
 
 class TaskList(BaseModel):

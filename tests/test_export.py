@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ import pytest
 import torch
 from onnx import TensorProto
 from safetensors.torch import load_file
-from transformers import GPT2LMHeadModel, GPTNeoConfig, GPTNeoForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+)
 
 from export.__main__ import main
 from export.bundle import export_bundle, update_manifest
@@ -29,7 +36,7 @@ from export.quantization import (
     quantize_rows,
 )
 from export.restore import restore_model
-from promptdial.bundle import load_bundle
+from promptdial.bundle import Bundle, load_bundle
 from promptdial.engine import Engine, GenerationRequest, Sampling
 from promptdial.errors import ExportError
 from tests.tiny import make_checkpoint, scorer_folder, tiny_bundle, tiny_checkpoint
@@ -237,19 +244,65 @@ def test_a_bundle_gives_its_weights_back(precision: str, step: float) -> None:
         assert float((restored[name] - value).abs().max()) <= bound, name
 
 
-def test_a_restored_checkpoint_exports_to_a_bundle_that_says_the_same(tmp_path: Path) -> None:
-    assert main(["restore", str(tiny_bundle()), str(tmp_path / "restored")]) == 0
-    again = export_bundle(tmp_path / "restored", tmp_path / "bundle", scorer=scorer_folder())
-    request = GenerationRequest(
-        (5, 30, 60, 62, 300, 301, 1), max_tokens=20, sampling=Sampling(temperature=0.0)
-    )
-    answers = []
-    for bundle in (load_bundle(tiny_bundle()), again):
-        engine = Engine.from_bundle(bundle, threads=1, slots=2)
-        engine.start()
-        answers.append(engine.submit(request).result(30).candidates)
+def greedy(bundle: Bundle, prompt: Sequence[int], max_tokens: int) -> list[int]:
+    engine = Engine.from_bundle(bundle, threads=1, slots=2)
+    engine.start()
+    try:
+        request = GenerationRequest(tuple(prompt), max_tokens=max_tokens, sampling=Sampling(temperature=0.0))
+        return engine.submit(request).result(60).candidates[0][0]
+    finally:
         engine.close()
-    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "bundle"])
+def test_transformers_loads_the_exported_folder_and_writes_what_the_engine_writes(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(tiny_bundle("fp32"))
+    source = {"checkpoint": tiny_checkpoint(), "bundle": bundle.path}[kind]
+    for _ in range(2):  # the second time it replaces its own folder
+        assert main([str(source), "--hf-export", str(tmp_path / "hf")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf", local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", local_files_only=True).eval()
+    assert next(model.parameters()).dtype == torch.float32
+    for golden in bundle.golden[::7]:
+        if "<" in golden.input:
+            continue  # here control tokens in an input count, in the service they don't
+        ids = tokenizer(bundle.format.as_text(golden.command, golden.input))["input_ids"]
+        assert ids == golden.ids
+        ours = greedy(bundle, ids, 24)
+        told = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        theirs = model.generate(**told, do_sample=False, max_new_tokens=24)[0, len(ids) :].tolist()
+        assert [token for token in theirs if token != tokenizer.eos_token_id] == ours
+        text = tokenizer.decode(theirs, skip_special_tokens=True).strip()
+        assert text == bundle.tokenizer().decode(ours)
+    assert capsys.readouterr().err.count("error") == 0
+
+
+def test_sampling_and_control_tokens_travel_with_the_folder(tmp_path: Path) -> None:
+    assert main([str(tiny_checkpoint()), "--hf-export", str(tmp_path / "hf")]) == 0
+    found = GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert (found.temperature, found.top_p, found.top_k, found.max_new_tokens) == (0.8, 0.95, 40, 120)
+    tokenizer = load_bundle(tiny_bundle()).tokenizer()
+    assert set(found.suppress_tokens) == tokenizer.special_ids - {tokenizer.end_id}
+
+
+def test_a_folder_that_is_not_its_own_is_not_overwritten(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint of training, for one, which holds more than the export would write."""
+    assert main([str(tiny_bundle()), "--hf-export", str(checkpoint)]) == 1
+    assert "is no folder of an earlier --hf-export" in capsys.readouterr().err
+    assert main([str(checkpoint.parent / "nothing"), "--hf-export", str(checkpoint.parent / "hf")]) == 1
+    assert "nothing is no checkpoint" in capsys.readouterr().err
+    assert not (checkpoint.parent / "hf").exists()
+
+
+def test_a_restored_checkpoint_exports_to_a_bundle_that_says_the_same(tmp_path: Path) -> None:
+    assert main([str(tiny_bundle()), "--hf-export", str(tmp_path / "restored")]) == 0
+    again = export_bundle(tmp_path / "restored", tmp_path / "bundle", scorer=scorer_folder())
+    prompt = (5, 30, 60, 62, 300, 301, 1)
+    assert greedy(load_bundle(tiny_bundle()), prompt, 20) == greedy(again, prompt, 20)
 
 
 def test_quantized_weights_come_back_within_half_a_step() -> None:

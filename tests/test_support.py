@@ -54,6 +54,16 @@ def test_the_range_is_that_of_the_nearest_cell() -> None:
     assert SUPPORT.length_range("expand") == (3, 90)
 
 
+def test_a_bundle_that_tells_its_range_is_clamped_to_it_and_an_older_one_to_the_percentiles() -> None:
+    entry = make_metadata()["support"]["expand"]
+    told = Support.from_json({"expand": entry | {"length": entry["length"] | {"low": 2, "high": 120}}})
+    assert told.length_range("expand") == (2, 120)
+    assert told.clamp(Command("expand", "image", 0.5, 110))[1] == frozenset()
+    assert told.clamp(Command("expand", "image", 0.5, 130))[0].length == 120
+    short = Support.from_json({"expand": entry | {"length": entry["length"] | {"low": 20, "high": 120}}})
+    assert short.default_length("expand") == 20  # the median, 12, can't be asked for
+
+
 def test_the_10th_percentile_is_the_bundles_or_lies_between_the_5th_and_the_50th() -> None:
     """Bundles that were made before the support had it must still load."""
     cells = make_metadata()["support"]["expand"]["cells"]
@@ -80,6 +90,9 @@ def test_clamping_twice_changes_nothing_more(relevance: float | None, length: in
         ("length", {"p05": 0}),
         ("length", {"p50": 2}),
         ("length", {"p95": 90.5}),
+        ("length", {"low": 5}),
+        ("length", {"low": 5, "high": 4}),
+        ("length", {"low": 5, "high": 9.5}),
         ("cell", {"length": 0}),
         ("cell", {"p05": None}),
         ("cell", {"p50": 0.2}),

@@ -108,16 +108,19 @@ def _distill(args: argparse.Namespace) -> None:
 
 
 def _add_prepare(commands: Commands) -> None:
-    parser = commands.add_parser("prepare", help="open data -> labelled episodes")
-    parser.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
+    parser = commands.add_parser("prepare", help="open data, own pairs -> labelled episodes")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--data-dir", type=Path, help="folder of the open data; default PROMPTDIAL_DATA_DIR")
+    where.add_argument("--no-open-data", action="store_true", help="the rows of --pairs alone")
     parser.add_argument(
         "--pairs",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help="more rows in the form of pairs.jsonl, such as a teacher's; may be given again",
+        help="more rows, such as your own or a teacher's: JSON lines of input, output, task; may be given again",
     )
+    parser.add_argument("--tasks", type=Path, metavar="FILE", help="TOML that describes own tasks of --pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/episodes"), help="default %(default)s")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
@@ -145,9 +148,10 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from promptdial.relevance import load_scorer
-    from training import exclude, prepare, sources
+    from training import exclude, own, prepare, sources
 
-    data = sources.load(sources.data_dir(args.data_dir), args.pairs)
+    folder = None if args.no_open_data else sources.data_dir(args.data_dir)
+    data = sources.load(folder, args.pairs, own.read(args.tasks))
     scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
     prepare.prepare(data, scorer, args.out, args.generated, args.written, args.derived_share, args.seed, excluded)
 
@@ -161,13 +165,14 @@ def _add_tokenizer(commands: Commands) -> None:
 
 def _tokenizer(args: argparse.Namespace) -> None:
     from promptdial.tokenizer import PromptTokenizer
-    from training import recipe
+    from training import own, recipe
     from training.episodes import read_episodes
 
     episodes = read_episodes(args.episodes, "train")
     texts = (text for episode in episodes for text in (episode.input, episode.output))
     path = args.episodes / "tokenizer.json"
-    PromptTokenizer.train(texts, recipe.load(args.recipe).model.vocabulary).save(path)
+    vocabulary, trained = recipe.load(args.recipe).model.vocabulary, own.of_episodes(args.episodes)
+    PromptTokenizer.train(texts, vocabulary, trained.format).save(path)
     logging.info("wrote %s", path)
 
 

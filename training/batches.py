@@ -36,15 +36,31 @@ class Row:
 
 def tokenize(episodes: Sequence[Episode], tokenizer: PromptTokenizer, recipe: DataRecipe) -> list[Row]:
     """Rows within the recipe's limits, each source or origin as often as it says; longer ones are left out."""
+    return repeated(fitting(episodes, tokenizer, recipe), recipe)
+
+
+def fitting(
+    episodes: Sequence[Episode], tokenizer: PromptTokenizer, recipe: DataRecipe
+) -> list[tuple[Episode, Row]]:
+    """The episodes that a recipe trains on, each once, with their tokens."""
     inputs = tokenizer.encode_batch([episode.input for episode in episodes])
     outputs = tokenizer.encode_batch([episode.output for episode in episodes])
-    rows = []
-    for episode, input, output in zip(episodes, inputs, outputs, strict=True):
-        if len(input) <= recipe.max_input_tokens and len(output) < recipe.max_tokens:
-            row = Row(episode.command, input, [*output, tokenizer.end_id])
-            times = recipe.repeat.get(episode.origin, 1)
-            rows.extend([row] * recipe.repeat.get(episode.source, times))
-    return rows
+    return [
+        (episode, Row(episode.command, input, [*output, tokenizer.end_id]))
+        for episode, input, output in zip(episodes, inputs, outputs, strict=True)
+        if len(input) <= recipe.max_input_tokens
+        and len(output) < recipe.max_tokens
+        and _times(episode, recipe)
+    ]
+
+
+def repeated(rows: Sequence[tuple[Episode, Row]], recipe: DataRecipe) -> list[Row]:
+    """Each row as often as the recipe says of its source or else its origin."""
+    return [row for episode, row in rows for _ in range(_times(episode, recipe))]
+
+
+def _times(episode: Episode, recipe: DataRecipe) -> int:
+    return recipe.repeat.get(episode.source, recipe.repeat.get(episode.origin, 1))
 
 
 class BatchDataset(Dataset[dict[str, torch.Tensor]]):

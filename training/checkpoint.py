@@ -15,6 +15,7 @@ from export.restore import restore_model
 from promptdial.bundle import load_bundle
 from promptdial.command import DEFAULT_FORMAT, END, OUT, PAD, CommandFormat
 from promptdial.tokenizer import PromptTokenizer
+from training import own
 from training.errors import TrainingError
 from training.recipe import ModelRecipe
 
@@ -94,15 +95,19 @@ def sizes(model: GPT2LMHeadModel, dropout: float) -> ModelRecipe:
     )
 
 
-def load_tokenizer(path: Path) -> PromptTokenizer:
-    """The tokenizer of a checkpoint or bundle with its own commands; to a foreign one the usual ones are added."""
+def load_tokenizer(path: Path, more: CommandFormat | None = None) -> PromptTokenizer:
+    """The tokenizer of a checkpoint or bundle with its own commands; to a foreign one the usual ones are added.
+
+    Tasks and modalities of `more` that it doesn't have are added behind its other tokens.
+    """
     tokenizer_path = (path if _is_bare_bundle(path) else folder_of(path)) / TOKENIZER
     if not tokenizer_path.is_file():
         raise TrainingError(
             f"{tokenizer_path} is missing: training needs the tokenizer of the weights it starts from"
         )
-    own = read_details(path).get("command")
-    format = CommandFormat.from_json(own) if own else DEFAULT_FORMAT
+    known = read_details(path).get("command")
+    format = CommandFormat.from_json(known) if known else more or DEFAULT_FORMAT
+    format = format.extended(more) if more else format
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_path))
     except Exception as error:  # tokenizers raises a bare Exception
@@ -152,4 +157,9 @@ def learnt_tokenizer(episodes: Path) -> PromptTokenizer:
         raise TrainingError(
             f"{path} is missing: run `python -m training tokenizer --episodes {episodes}` first"
         )
-    return PromptTokenizer.load(path)
+    try:
+        return PromptTokenizer.load(path, own.of_episodes(episodes).format)
+    except ValueError as error:
+        raise TrainingError(
+            f"{path} doesn't fit the episodes ({error}): run `python -m training tokenizer` again"
+        ) from error

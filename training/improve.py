@@ -28,7 +28,7 @@ from promptdial.command import Command, word_count
 from promptdial.engine import Engine, GenerationRequest, Sampling
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.support import Support
-from training import checkpoint, measures, replay, rules, sources, train
+from training import checkpoint, measures, own, replay, rules, sources, train
 from training.episodes import Episode, read_episodes, read_file, write_episodes
 from training.errors import TrainingError
 
@@ -210,8 +210,9 @@ def _trained(folder: Path, start: Path, buffer: Sequence[Episode], args: argpars
         return final
     episodes = folder / "episodes"
     episodes.mkdir(exist_ok=True)
-    for name in ("validation.parquet", "support.json"):
-        shutil.copyfile(args.episodes / name, episodes / name)
+    for name in ("validation.parquet", own.FILE):
+        if (args.episodes / name).is_file():
+            shutil.copyfile(args.episodes / name, episodes / name)
     if not (episodes / "train.parquet").is_file():  # a resumed run must find the same rows
         write_episodes(episodes / "train.parquet", [*read_episodes(args.episodes, "train"), *buffer])
     train.run(

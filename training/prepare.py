@@ -1,31 +1,29 @@
-"""Open data -> labelled episodes: `python -m training prepare --data-dir DIR --out DIR`.
+"""Open data, own pairs -> labelled episodes: `python -m training prepare --data-dir DIR --pairs FILE --out DIR`.
 
 Derives rows for every task and modality, scores each output against its input with the scorer that the service
 uses, adds rows of low and middling relevance, keeps near-duplicates on one side of the split, and writes
-`train.parquet`, `validation.parquet`, `support.json` and `CARD.md`. Embeddings are cached by content in the output
+`train.parquet`, `validation.parquet`, `tasks.json` and `CARD.md`. Embeddings are cached by content in the output
 folder, so that an interrupted or repeated run goes on where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from promptdial.command import DEFAULT_FORMAT, word_count
+from promptdial.command import TASKS, word_count
 from promptdial.relevance import RelevanceScorer
-from training import card, derive, rules, sources
+from training import card, derive, own, rules, sources
 from training.embeddings import EmbeddingCache
 from training.episodes import Episode, episode_id, write_episodes
+from training.errors import TrainingError
 from training.exclude import Excluded, without
 from training.generator import Composer
 from training.split import DisjointSets, near_duplicates
@@ -50,6 +48,7 @@ HELD_OUT_SHARE = 0.007
 MISMATCHED_SHARE = 0.15
 MISMATCH_POOL = 256
 MIN_CELL = 30
+SPLIT_FIELDS = {"train": '"split": "train"', "validation": '"split": "eval"'}
 LARGEST_DRAWN = 50  # texts of a group of near-duplicates that may be drawn for validation
 
 
@@ -70,10 +69,10 @@ def prepare(
     """
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    composed = Composer(data.lists, data.styles, rng).episodes(generated)
-    about_captions = writing.written(captions(data), data.lists, written, seed)
+    composed = Composer(data.lists, data.styles, rng).episodes(generated) if data.lists else ()
+    about_captions = writing.written(captions(data), data.lists, written, seed) if data.lists else ()
     episodes = unique([*derived(data, seed), *composed, *about_captions])
-    episodes = [episode for episode in episodes if not rules.is_instruction(episode.output)]
+    episodes = [e for e in episodes if e.task in data.tasks or not rules.is_instruction(e.output)]
     kept = without(episodes, excluded)
     log.info("%d episodes derived, of which %d are excluded", len(episodes), len(episodes) - len(kept))
     episodes = kept
@@ -88,10 +87,15 @@ def prepare(
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
     episodes = without_seen(unique([*episodes, *mismatched(episodes, cache, rng)]))
-    for split in ("train", "validation"):
-        write_episodes(out / f"{split}.parquet", [episode for episode in episodes if episode.split == split])
-    train = [episode for episode in episodes if episode.split == "train"]
-    (out / "support.json").write_text(json.dumps(support(train), indent=1), encoding="utf-8")
+    splits = {split: [e for e in episodes if e.split == split] for split in ("train", "validation")}
+    for split, rows in splits.items():
+        if not rows:
+            raise TrainingError(
+                f"no row is left to {'train on' if split == 'train' else 'validate on'}: give more pairs, or mark "
+                f"some with {SPLIT_FIELDS[split]}; near-duplicates go together, by the majority of their marks"
+            )
+        write_episodes(out / f"{split}.parquet", rows)
+    own.write(out, own.trained_on(splits["train"], data.tasks))
     (out / "CARD.md").write_text(card.render(episodes), encoding="utf-8")
     log.info("wrote %s", out)
 
@@ -113,12 +117,14 @@ def derived(data: sources.OpenData, seed: int) -> list[Episode]:
     long_texts = [
         row for row in long_texts if row["source"] not in TEMPLATES_ONLY or rules.TEMPLATE.search(row["text"])
     ]
+    pairs = [row for row in data.pairs if row["kind"] in TASKS]
     return [
-        *derive.from_pairs(data.pairs, seed),
+        *derive.from_pairs(pairs, seed),
+        *own.as_found(row for row in data.pairs if row["kind"] in data.tasks),
         *derive.from_long_texts(long_texts, seed),
         *derive.from_user_prompts(prompts, seed),
         *derive.from_captions(captions, seed),
-        *derive.from_swapped(data.pairs, long_texts, captions, seed),
+        *derive.from_swapped(pairs, long_texts, captions, seed),
     ]
 
 
@@ -235,30 +241,3 @@ def without_seen(episodes: Sequence[Episode]) -> list[Episode]:
 
 def _plain(text: str) -> str:
     return " ".join(rules.words(text))
-
-
-def support(episodes: Sequence[Episode]) -> dict[str, object]:
-    """What was seen of each task: percentiles of length, and of relevance per length bucket (>= 30 rows each)."""
-    tasks: dict[str, list[Episode]] = defaultdict(list)
-    for episode in episodes:
-        tasks[episode.task].append(episode)
-    return {task: _task_support(rows) for task, rows in sorted(tasks.items())}
-
-
-def _task_support(episodes: Sequence[Episode]) -> dict[str, object]:
-    lengths = np.array([episode.words for episode in episodes])
-    buckets: dict[int, list[float]] = defaultdict(list)
-    for episode in episodes:
-        centre = DEFAULT_FORMAT.length_buckets[DEFAULT_FORMAT.length_bucket(episode.words)]
-        buckets[centre].append(episode.relevance)
-    cells = [
-        {"length": centre, **_percentiles(np.array(values), (5, 10, 50, 90, 95)), "count": len(values)}
-        for centre, values in sorted(buckets.items())
-        if len(values) >= MIN_CELL
-    ]
-    length = {name: round(value) for name, value in _percentiles(lengths, (5, 50, 95)).items()}
-    return {"length": {**length, "count": len(episodes)}, "cells": cells}
-
-
-def _percentiles(values: NDArray[Any], wanted: tuple[int, ...]) -> dict[str, float]:
-    return {f"p{q:02d}": round(float(np.percentile(values, q)), 3) for q in wanted}

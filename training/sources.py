@@ -2,25 +2,28 @@
 
 The folder comes from `--data-dir` or `PROMPTDIAL_DATA_DIR`. It holds `pairs.jsonl` (short input, long output, by
 teacher), `texts.jsonl` (prompts and captions), `styles.jsonl` (templates with a `{prompt}` slot) and `lists.json`
-(word lists). Every row names its source and licence. More pairs, such as those that `distill` has a teacher write, come
-from files of their own.
+(word lists). Every row names its source and licence. More pairs, such as those that `distill` has a teacher write or an
+engineer brings, come from files of their own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from promptdial.command import MODALITIES, TASKS
+from promptdial.tasks import TASK_INFO, Task
 from training.errors import TrainingError
 
 FILES = ("pairs.jsonl", "texts.jsonl", "styles.jsonl", "lists.json")
 PAIR_FIELDS = ("input", "output", "modality", "kind", "split", "source", "licence")
 PAIR_VALUES = {"kind": TASKS, "modality": MODALITIES, "split": ("train", "eval")}
+DRAWN_SHARE = 0.1  # of more pairs that name no split, for validation
 
 DISTILLED = "-distilled"  # ends the names of sources whose outputs `distill` had a language model write
 
@@ -48,12 +51,13 @@ ATTRIBUTION = {
 
 @dataclass(frozen=True)
 class OpenData:
-    """The rows of the four files, as found."""
+    """The rows of the four files and of more pairs, as found, and the own tasks that more pairs may name."""
 
     pairs: list[dict[str, Any]]
     texts: list[dict[str, Any]]
     styles: list[dict[str, Any]]
     lists: dict[str, list[str]]
+    tasks: Mapping[str, Task] = field(default_factory=dict)
 
 
 def credit(source: str) -> str:
@@ -69,7 +73,8 @@ def data_dir(given: Path | None) -> Path:
     )
     if folder is None:
         raise TrainingError(
-            "no data folder: give --data-dir or set PROMPTDIAL_DATA_DIR (README.md, 'Train your own')"
+            "no data folder: give --data-dir or set PROMPTDIAL_DATA_DIR (README.md, 'Train your own'); "
+            "for own pairs alone, --pairs FILE --no-open-data (docs/own-data.md)"
         )
     if not folder.is_dir():
         raise TrainingError(f"data folder {folder} does not exist")
@@ -79,24 +84,63 @@ def data_dir(given: Path | None) -> Path:
     return folder
 
 
-def load(folder: Path, more_pairs: Sequence[Path] = ()) -> OpenData:
-    """Read the four files, and `more_pairs` behind the folder's own.
+def load(
+    folder: Path | None, more_pairs: Sequence[Path] = (), tasks: Mapping[str, Task] | None = None
+) -> OpenData:
+    """Read the four files, and `more_pairs` behind the folder's own; without a folder, `more_pairs` alone.
 
-    Raises TrainingError naming the file, and the line of a row that can't be used.
+    `tasks` are own tasks that `more_pairs` may name. Raises TrainingError naming the file, and the line of a row that
+    can't be used.
     """
+    own = tasks or {}
+    more = [row for path in more_pairs for row in read_pairs(path, own)]
+    if folder is None:
+        if not more:
+            raise TrainingError(
+                "--no-open-data leaves nothing to train on: give --pairs FILE, with rows in it"
+            )
+        return OpenData(more, [], [], {}, own)
     return OpenData(
-        pairs=[row for path in (folder / "pairs.jsonl", *more_pairs) for row in read_pairs(path)],
+        pairs=[*read_rows(folder / "pairs.jsonl", PAIR_FIELDS, PAIR_VALUES), *more],
         texts=read_rows(folder / "texts.jsonl", ("text", "source", "licence")),
         styles=read_rows(folder / "styles.jsonl", ("name", "prompt", "source", "licence")),
         lists=_lists(folder / "lists.json"),
+        tasks=own,
     )
 
 
-def read_pairs(path: Path) -> list[dict[str, Any]]:
-    """The rows of one file of pairs, each usable as it is; otherwise TrainingError with file and line."""
+def read_pairs(path: Path, own: Mapping[str, Task] | None = None) -> list[dict[str, Any]]:
+    """The rows of one file of more pairs, completed; otherwise TrainingError with file and line.
+
+    `task` may be called `kind`, as in the open data. Left out, `modality` is the task's own, `split` is drawn, `source`
+    is the name of the file, and `licence` says that it wasn't stated.
+    """
     if not path.is_file():
         raise TrainingError(f"{path} is missing: a file of pairs, one JSON object a line")
-    return read_rows(path, PAIR_FIELDS, PAIR_VALUES)
+    return [
+        _completed(row, own or {}, path, number) for number, row in numbered_rows(path, ("input", "output"))
+    ]
+
+
+def _completed(row: dict[str, Any], own: Mapping[str, Task], path: Path, number: int) -> dict[str, Any]:
+    where, named = f"{path}, line {number}", "kind" if "kind" in row else "task"
+    known = {**TASK_INFO, **own}
+    if named not in row:
+        raise TrainingError(f"{where}: field 'task' is missing")
+    if row[named] not in tuple(known):
+        raise TrainingError(
+            f"{where}: {named} is {row[named]!r}, which is none of {', '.join(known)}; "
+            f"own tasks are described in a file, --tasks FILE (docs/own-data.md)"
+        )
+    task = known[row[named]]
+    drawn = int.from_bytes(hashlib.sha256(row["input"].encode()).digest()[:4], "big") < DRAWN_SHARE * 2**32
+    defaults = {"modality": task.modality, "split": "eval" if drawn else "train", "source": path.stem}
+    row = {**defaults, "licence": "not stated", **row, "kind": task.name}
+    _refuse_others(row, {"modality": task.modalities, "split": PAIR_VALUES["split"]}, where)
+    for name in ("source", "licence"):
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise TrainingError(f"{where}: field {name!r} is no text")
+    return row
 
 
 def _lists(path: Path) -> dict[str, list[str]]:
@@ -135,10 +179,13 @@ def numbered_rows(
         lacking = [name for name in required if not isinstance(row.get(name), str) or not row[name].strip()]
         if lacking:
             raise TrainingError(f"{path}, line {number}: field {lacking[0]!r} is missing or no text")
-        for name, values in (allowed or {}).items():
-            if row[name] not in values:
-                raise TrainingError(
-                    f"{path}, line {number}: {name} is {row[name]!r}, which is none of {', '.join(values)}"
-                )
+        _refuse_others(row, allowed or {}, f"{path}, line {number}")
         rows.append((number, row))
     return rows
+
+
+def _refuse_others(row: Mapping[str, Any], allowed: Mapping[str, Sequence[str]], where: str) -> None:
+    """Raise TrainingError for a field that has none of its allowed values."""
+    for name, values in allowed.items():
+        if row[name] not in values:
+            raise TrainingError(f"{where}: {name} is {row[name]!r}, which is none of {', '.join(values)}")

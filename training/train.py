@@ -34,7 +34,7 @@ from promptdial.command import FRAMING_TOKENS
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, card, checkpoint, init, muon, recipe
+from training import batches, card, checkpoint, init, muon, own, recipe, replay, support
 from training.episodes import Episode, read_episodes
 from training.errors import TrainingError
 from training.precision import has_bf16
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
     started = checkpoint.last_whole(args.out)
     if started:
         _check_same_run(started, chosen, tokenizer, args.episodes)
-    rows = batches.tokenize(train, tokenizer, chosen.data)
+    fitting = batches.fitting(train, tokenizer, chosen.data)
+    rows = batches.repeated(fitting, chosen.data)
     some = held_out[:: max(1, len(held_out) // VALIDATION_ROWS)]
     validation = batches.tokenize(some, tokenizer, replace(chosen.data, repeat={}))
     if not rows or not validation:
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
         *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
         model.num_parameters() / 1e6,
     )
-    details = _details(args, chosen, tokenizer, train, validation)
+    supported = support.of([episode for episode, _ in fitting if episode.origin != replay.ORIGIN])
+    details = _details(args, chosen, tokenizer, train, validation, supported)
     probe = None
     if args.probe_every:
         inputs = [(e.modality, e.input) for e in held_out if e.task == "expand" and e.origin == "real"]
@@ -118,7 +120,7 @@ def _start(
 ) -> tuple[PromptTokenizer, GPT2LMHeadModel]:
     """Tokenizer and model: from `--init`, or fresh with the recipe's start."""
     if args.init:
-        tokenizer = checkpoint.load_tokenizer(args.init)
+        tokenizer = checkpoint.load_tokenizer(args.init, own.of_episodes(args.episodes).format)
         model = checkpoint.load_model(args.init)
         checkpoint.fit_vocabulary(model, tokenizer.vocabulary)
         checkpoint.set_dropout(model, chosen.model.dropout)
@@ -141,16 +143,25 @@ def _details(
     tokenizer: PromptTokenizer,
     train: Sequence[Episode],
     validation: Sequence[batches.Row],
+    supported: dict[str, Any],
 ) -> dict[str, Any]:
-    """All that export needs besides weights and tokenizer: see `training/checkpoint.py`."""
+    """All that export needs besides weights and tokenizer: see `training/checkpoint.py`.
+
+    Of tasks that only the weights started from were trained on, support and description are theirs.
+    """
+    earlier = checkpoint.read_details(args.init) if args.init else {}
+    tasks = {
+        name: task.to_json() for name, task in {**TASK_INFO, **own.of_episodes(args.episodes).tasks}.items()
+    }
+    tasks = {**earlier.get("tasks", {}), **tasks}
     step = max(1, len(validation) // PARITY_ROWS)
     parity = [
         [tokenizer.frame(row.command, row.input), row.output] for row in validation[::step][:PARITY_ROWS]
     ]
     return {
         "command": tokenizer.format.to_json(),
-        "tasks": {name: TASK_INFO[name].to_json() for name in tokenizer.format.tasks if name in TASK_INFO},
-        "support": json.loads((args.episodes / "support.json").read_text(encoding="utf-8")),
+        "tasks": {name: tasks[name] for name in tokenizer.format.tasks},
+        "support": {**earlier.get("support", {}), **supported},
         "limits": {"max_input_tokens": chosen.data.max_input_tokens, "max_tokens": chosen.data.max_tokens},
         "sampling": chosen.to_json()["sampling"],
         "data": all_sources(args.init, train),
