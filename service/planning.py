@@ -46,6 +46,7 @@ class Planner:
             top_p=float(bundle.sampling["top_p"]),
             top_k=int(bundle.sampling["top_k"]),
             no_repeat=int(bundle.sampling.get("no_repeat", 0)),
+            length_tolerance=float(bundle.sampling.get("length_tolerance", 0.0)),
         )
         examples = [task.example for task in bundle.tasks.values()]
         tokens = sum(len(tokenizer.encode(text)) for text in examples)
@@ -71,6 +72,7 @@ class Planner:
             n=request.n,
             max_tokens=max_tokens,
             sampling=self._sampling(request),
+            words=None if request.target_length is None else command.length,
             seed=secrets.randbelow(SEEDS) if request.seed is None else request.seed,
             deadline=deadline,
             expected_tokens=self._expected_tokens(command, max_tokens),

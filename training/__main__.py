@@ -153,7 +153,9 @@ def _prepare(args: argparse.Namespace) -> None:
     folder = None if args.no_open_data else sources.data_dir(args.data_dir)
     data = sources.load(folder, args.pairs, own.read(args.tasks))
     scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
-    prepare.prepare(data, scorer, args.out, args.generated, args.written, args.derived_share, args.seed, excluded)
+    prepare.prepare(
+        data, scorer, args.out, args.generated, args.written, args.derived_share, args.seed, excluded
+    )
 
 
 def _add_tokenizer(commands: Commands) -> None:

@@ -180,6 +180,7 @@ def generate(
                         max_tokens=bundle.limits.max_tokens,
                         sampling=sampling,
                         seed=seed + first + number,
+                        words=command.length,
                     )
                 )
                 for number, (command, text) in enumerate(asked[first : first + WAITING])

@@ -80,6 +80,7 @@ class SamplingRecipe:
     top_p: float
     top_k: int
     no_repeat: int = 0
+    length_tolerance: float = 0.0
 
 
 @dataclass(frozen=True)

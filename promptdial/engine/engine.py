@@ -27,6 +27,7 @@ from promptdial.bundle import Bundle
 from promptdial.engine.cached import Top
 from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
+from promptdial.engine.length import Pace, Words
 from promptdial.engine.request import (
     Candidate,
     Done,
@@ -88,6 +89,7 @@ class Engine:
         decoder: Steps,
         end_id: int,
         *,
+        words: Words | None = None,
         queue_limit: int = 64,
         max_running: int | None = None,
         pause: float = PAUSE,
@@ -96,10 +98,12 @@ class Engine:
     ) -> None:
         """``pause`` is how long running candidates may wait for prompts of others, in steps of the batch to come.
 
+        ``words`` tells what tokens do to the number of words; requests that want one need it.
         ``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick.
         """
         self._decoder = decoder
         self._end_id = end_id
+        self._words = words
         self._on_step = on_step
         self._clock = clock
         self._speed = Speed(decoder.slots, decoder.pieces, pause)
@@ -141,9 +145,15 @@ class Engine:
             )
         threads = threads or available_cpus()
         decoder = Decoder.from_bundle(bundle, threads=threads, slots=slots, device=device, capacity=capacity)
-        end_id = bundle.tokenizer().end_id
+        tokenizer = bundle.tokenizer()
         return cls(
-            decoder, end_id, queue_limit=queue_limit, max_running=max_running, pause=pause, on_step=on_step
+            decoder,
+            tokenizer.end_id,
+            words=Words.of(tokenizer.token_bytes()),
+            queue_limit=queue_limit,
+            max_running=max_running,
+            pause=pause,
+            on_step=on_step,
         )
 
     @property
@@ -205,6 +215,9 @@ class Engine:
         """Queue a request. Raises InvalidRequest, InputTooLong, DeadlineExceeded, Overloaded or Unavailable."""
         self._check(request)
         generation = Generation(request, on_event)
+        if request.words is not None and request.sampling.length_tolerance and self._words is not None:
+            for candidate in generation.candidates:
+                candidate.pace = Pace(request.words, request.sampling.length_tolerance, self._words)
         self._scheduler.submit(generation)
         return generation
 
@@ -220,6 +233,13 @@ class Engine:
             raise InvalidRequest(f"top_p must lie in 0-1 and over 0, got {sampling.top_p}", "top_p")
         if not 1 <= sampling.top_k <= MAX_TOP_K:
             raise InvalidRequest(f"top_k must lie in 1-{MAX_TOP_K}, got {sampling.top_k}", "top_k")
+        if not 0 <= sampling.length_tolerance < 1:
+            given = sampling.length_tolerance
+            raise InvalidRequest(
+                f"length_tolerance must lie in 0-1 and below 1, got {given}", "length_tolerance"
+            )
+        if request.words is not None and request.words < 1:
+            raise InvalidRequest(f"the wanted length must be at least 1 word, got {request.words}", "words")
         if sampling.no_repeat < 0:
             raise InvalidRequest(f"no_repeat must be 0 or more, got {sampling.no_repeat}", "no_repeat")
         if not request.prompt or not all(0 <= token < self._decoder.vocabulary for token in request.prompt):
@@ -344,17 +364,14 @@ class Engine:
         draws: list[float] = []
         if not chooser.greedy:
             draws = [draw(candidate.stream, len(candidate.tokens)) for candidate in candidates]
-        barred = [() if candidate.runs is None else candidate.runs.barred for candidate in candidates]
-        chosen = chooser.choose(top.logits, top.ids, draws, barred)
         end_id, capacity = self._end_id, self._decoder.capacity
+        barred = [candidate.barred(end_id) for candidate in candidates]
+        chosen = chooser.choose(top.logits, top.ids, draws, barred)
         for candidate, token in zip(candidates, chosen, strict=True):
-            if token == end_id:
+            if token == end_id or (candidate.pace is not None and candidate.pace.must_end):
                 self._finish(candidate, "stop")
                 continue
-            candidate.tokens.append(token)
-            candidate.cached += 1
-            if candidate.runs is not None:
-                candidate.runs.add(token)
+            candidate.add(token)
             self._generated_tokens += 1
             generation = candidate.generation
             generation.deliver_token(candidate.index, token)

@@ -6,10 +6,11 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
+from promptdial.engine.length import Pace
 from promptdial.engine.sampling import Runs, Sampling, stream
 from promptdial.errors import PromptdialError
 
@@ -22,6 +23,7 @@ FinishReason = Literal["stop", "length"]
 class GenerationRequest:
     """``n`` continuations of ``prompt`` (token ids). ``deadline`` is in seconds of ``time.monotonic()``.
 
+    ``words`` is the length that is wanted, if one is; it is kept to as ``sampling.length_tolerance`` says.
     ``expected_tokens`` is how long a candidate will probably be, for predictions only; without it the engine
     goes by ``max_tokens`` and by how much of it other requests used.
     """
@@ -31,6 +33,7 @@ class GenerationRequest:
     max_tokens: int = 128
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+    words: int | None = None
     deadline: float | None = None
     expected_tokens: int | None = None
 
@@ -96,7 +99,7 @@ class Status(enum.Enum):
 class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
-    __slots__ = ("cached", "generation", "index", "reason", "runs", "stream", "tokens")
+    __slots__ = ("cached", "generation", "index", "pace", "reason", "runs", "stream", "tokens")
 
     def __init__(self, generation: Generation, index: int) -> None:
         self.generation, self.index = generation, index
@@ -108,6 +111,23 @@ class Candidate:
         self.reason: FinishReason | None = None
         no_repeat = generation.request.sampling.no_repeat
         self.runs = Runs(no_repeat) if no_repeat else None
+        self.pace: Pace | None = None  # set by the engine, which knows the vocabulary
+
+    def add(self, token: int) -> None:
+        """Grow by a token."""
+        self.tokens.append(token)
+        self.cached += 1
+        if self.runs is not None:
+            self.runs.add(token)
+        if self.pace is not None:
+            self.pace.add(token)
+
+    def barred(self, end_id: int) -> Collection[int]:
+        """Token ids that must not be chosen next."""
+        barred: Collection[int] = () if self.runs is None else self.runs.barred
+        if self.pace is not None and not self.pace.may_end:
+            return {end_id, *barred}
+        return barred
 
 
 class Generation:

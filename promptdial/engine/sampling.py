@@ -22,13 +22,15 @@ COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 class Sampling:
     """How to choose: temperature 0 is greedy; the ``top_k`` likeliest, then of these the ``top_p`` share.
 
-    No run of ``no_repeat`` tokens comes twice in a text; 0 lets them.
+    No run of ``no_repeat`` tokens comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
+    wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
     """
 
     temperature: float = 0.6
     top_p: float = 0.9
     top_k: int = 40
     no_repeat: int = 0
+    length_tolerance: float = 0.0
 
 
 def stream(seed: int, candidate: int) -> int:

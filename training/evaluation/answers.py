@@ -82,6 +82,7 @@ def generate(
             max_tokens=bundle.limits.max_tokens,
             sampling=sampling,
             seed=case.sampling_seed,
+            words=command.length,
         )
         for case, command in zip(cases, commands, strict=True)
     ]
@@ -149,7 +150,15 @@ def _with_progress(pending: list[tuple[str, Generation]]) -> Iterator[tuple[str,
 
 def _key(decoder: str, request: GenerationRequest) -> str:
     """Everything that an answer depends on."""
-    parts = (decoder, request.prompt, request.n, request.max_tokens, request.sampling, request.seed)
+    parts = (
+        decoder,
+        request.prompt,
+        request.n,
+        request.max_tokens,
+        request.sampling,
+        request.seed,
+        request.words,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
