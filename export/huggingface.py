@@ -60,6 +60,7 @@ def write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> No
         **{"pad_token": PAD, "bos_token": OUT, "eos_token": END},
         additional_special_tokens=[token for token in special if token not in (PAD, OUT, END)],
         model_max_length=checkpoint.architecture.positions,
+        add_prefix_space=True,  # before the first word, as training had it; transformers would turn it off
         padding_side="left",
         clean_up_tokenization_spaces=False,
     ).save_pretrained(folder)

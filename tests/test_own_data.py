@@ -57,10 +57,11 @@ def served(command: str, folder: Path) -> Iterator[str]:
 
     def read() -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if (found := LISTENING.search(line)) and not address.done():
-                address.set_result(found[1])
+        with process.stdout as output:
+            for line in output:
+                lines.append(line)
+                if (found := LISTENING.search(line)) and not address.done():
+                    address.set_result(found[1])
         if not address.done():
             address.set_exception(AssertionError("".join(lines)))
 
