@@ -81,7 +81,16 @@ def podman_in_a_folder() -> Iterator[tuple[Podman, Path]]:
     finally:
         podman("rm", "--all", "--force", "--time", "0", check=False)
         step("removing what was built")
+        unmount_under(folder)
         shutil.rmtree(folder)
+
+
+def unmount_under(folder: Path) -> None:
+    """What a build that was interrupted left mounted, the last one first."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in reversed(points):
+        if Path(point).is_relative_to(folder):
+            subprocess.run(["umount", "--lazy", point], check=True)
 
 
 def make_base(podman: Podman, folder: Path) -> str:

@@ -116,7 +116,7 @@ def build_context() -> list[str]:
         capture_output=True,
         text=True,
     )
-    ignored = PathSpec.from_lines("gitwildmatch", (ROOT / ".dockerignore").read_text().splitlines())
+    ignored = PathSpec.from_lines("gitignore", (ROOT / ".dockerignore").read_text().splitlines())
     return [name for name in listed.stdout.splitlines() if not ignored.match_file(name)]
 
 
