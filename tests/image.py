@@ -75,6 +75,7 @@ class Podman:
 def podman_in_a_folder() -> Iterator[tuple[Podman, Path]]:
     """podman and a folder to work in; both are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="promptdial-image-", dir="/var/tmp"))
+    folder.chmod(0o755)  # apt downloads as a user of its own
     podman = Podman(folder)
     try:
         yield podman, folder
@@ -98,7 +99,8 @@ def make_base(podman: Podman, folder: Path) -> str:
     archive = folder / "base.tar"
     step(f"making a base of Debian {SUITE} and its python3 (about 2 minutes)")
     options = ("--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io", f"--include={PACKAGES}")
-    subprocess.run(["mmdebstrap", *options, SUITE, str(archive)], timeout=BUILD_S, check=True)
+    inside = {**os.environ, "TMPDIR": str(folder)}  # so that nothing is left elsewhere when it is interrupted
+    subprocess.run(["mmdebstrap", *options, SUITE, str(archive)], env=inside, timeout=BUILD_S, check=True)
     podman("import", "--quiet", str(archive), "base", timeout_s=BUILD_S)
     archive.unlink()
     return "localhost/base:latest"
