@@ -10,11 +10,11 @@ TORCH_INDEX ?=
 # Where training puts its data, checkpoints and reports.
 RUNS ?= runs
 # Programs that the system tests drive, and the Debian packages that hold them.
-SYSTEM_TOOLS := curl promtool
-SYSTEM_PACKAGES := curl prometheus
+SYSTEM_TOOLS := curl promtool podman runc mmdebstrap docker-compose
+SYSTEM_PACKAGES := curl prometheus podman runc mmdebstrap docker-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system lint check bench bench-peers train-small export-small lock clean
+.PHONY: help serve test test-system image-check lint check bench bench-peers train-small export-small lock clean
 .SUFFIXES:
 
 help: ## List these commands
@@ -29,6 +29,9 @@ test: $(VENV)/.dev ## Run every test that needs only what pip installs
 
 test-system: $(VENV)/.dev system-tools ## Run the tests against system programs (installs Debian packages)
 	@$(VENV)/bin/python -m pytest -m system $(PYTEST_ARGS)
+
+image-check: $(VENV)/.dev system-tools ## Build the image with podman, run it, ask it, end it; figures in build/image.json
+	@IMAGE_REPORT=build/image.json $(VENV)/bin/python -m pytest --capture=no -m system tests/test_image.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style, formatting and types
 	@$(VENV)/bin/python -m ruff check .

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from pathspec import PathSpec
+
+from promptdial import __version__
 
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -101,3 +104,37 @@ def test_locks_agree_so_that_serve_and_test_can_share_an_environment() -> None:
 def test_torch_is_pinned_alone() -> None:
     assert locked("torch").keys() == {"torch"}
     assert "torch" not in locked("dev")
+
+
+@pytest.fixture(scope="module")
+def build_context() -> list[str]:
+    """The repository's files that `docker build` sends: what .dockerignore leaves over."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    ignored = PathSpec.from_lines("gitignore", (ROOT / ".dockerignore").read_text().splitlines())
+    return [name for name in listed.stdout.splitlines() if not ignored.match_file(name)]
+
+
+def test_the_build_context_holds_what_the_dockerfile_copies_and_little_else(build_context: list[str]) -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    sources = {line.split()[1] for line in lines if line.startswith("COPY ") and "--from" not in line}
+    assert {"promptdial", "service", "models/small", "requirements/serve.txt"} <= sources
+    taken = {
+        source: {name for name in build_context if Path(name).is_relative_to(source)} for source in sources
+    }
+    assert [source for source in sources if not taken[source]] == []
+    assert set().union(*taken.values()) == set(build_context)
+
+
+def test_the_build_context_holds_no_training_checkpoint(build_context: list[str]) -> None:
+    assert "models/small/bundle.json" in build_context
+    assert [name for name in build_context if "checkpoint" in name or name.endswith(".safetensors")] == []
+
+
+def test_the_image_is_labelled_with_the_version_of_the_package() -> None:
+    assert f"\nARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()

@@ -184,6 +184,8 @@ def open_session(path: Path, threads: int, device: str = "cpu", profile: Path | 
             f"device {device!r} was asked for, but this installation of ONNX Runtime has no {provider}: "
             f"install promptdial[gpu] in place of promptdial[serve], or set 'cpu'"
         )
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA and cuDNN lie where pip put them, which the system's loader doesn't search
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
