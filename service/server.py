@@ -2,7 +2,7 @@
 
 Exit code 0: SIGTERM or Ctrl-C; readiness goes red and new requests get a 503, admitted ones are answered, then
 the process leaves. A second signal 2 s or more after the first ends the waiting.
-1: the bundle or the device can't be had. 2: a setting is wrong. 3: the address can't be listened on, or the
+1: the bundle, the device or traces can't be had. 2: a setting is wrong. 3: the address can't be listened on, or the
 first request, the service's own, failed.
 """
 
@@ -124,10 +124,10 @@ def main() -> int:
         logger.warning("the variable %s sets nothing; is it typed right?", name)
     try:
         backend = Backend.load(settings)
+        app = create_app(settings, backend)
     except PromptdialError as error:
         logger.critical("can't start: %s", error, extra={"fields": {"code": error.code}})
         return 1
-    app = create_app(settings, backend)
     config = uvicorn.Config(
         app,
         host=settings.host,

@@ -57,6 +57,11 @@ class Steps(Protocol):
     capacity: int
     vocabulary: int
     staging: int
+    threads: int
+    device: str
+
+    @property
+    def provider(self) -> str: ...
 
     @property
     def pieces(self) -> tuple[int, ...]: ...
@@ -68,9 +73,13 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the start, and what is there now."""
+    """Counters since the start, what is there now, and its limits.
+
+    ``device`` is the one that was asked for, ``provider`` ONNX Runtime's name of what runs the decoder.
+    """
 
     waiting_requests: int
+    queue_limit: int
     running_requests: int
     running_sequences: int
     slots: int
@@ -78,6 +87,9 @@ class Stats:
     generated_tokens: int
     steps: int
     failed_steps: int
+    threads: int
+    device: str
+    provider: str
 
 
 class Engine:
@@ -166,6 +178,7 @@ class Engine:
         """Counters for metrics."""
         return Stats(
             waiting_requests=self._scheduler.waiting,
+            queue_limit=self._scheduler.queue_limit,
             running_requests=len(self._scheduler.running),
             running_sequences=len(self._rows),
             slots=self.slots,
@@ -173,6 +186,9 @@ class Engine:
             generated_tokens=self._generated_tokens,
             steps=self._steps,
             failed_steps=self._failed_steps,
+            threads=self._decoder.threads,
+            device=self._decoder.device,
+            provider=self._decoder.provider,
         )
 
     def start(self, *, background: bool = True) -> None:
