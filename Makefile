@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 # Where training puts its data, checkpoints and reports.
 RUNS ?= runs
 # Programs that the system tests drive, and the Debian packages that hold them.
-SYSTEM_TOOLS := curl promtool
+SYSTEM_TOOLS := curl prometheus promtool
 SYSTEM_PACKAGES := curl prometheus
 
 .DEFAULT_GOAL := help
