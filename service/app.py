@@ -28,7 +28,9 @@ logger = logging.getLogger(__name__)
 BODY_PATHS = frozenset({"/generate"})
 
 
-def create_app(settings: Settings | None = None, backend: Backend | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, backend: Backend | None = None, metrics: Metrics | None = None
+) -> FastAPI:
     """An application that serves `backend`, or the bundle that the settings name, loaded when it starts.
 
     Raises TracingError where the environment asks for traces that can't be had.
@@ -36,7 +38,7 @@ def create_app(settings: Settings | None = None, backend: Backend | None = None)
     settings = settings or Settings()
     if settings.log_prompts:
         logger.warning("PROMPTDIAL_LOG_PROMPTS is on: the log holds what clients send and what they get")
-    metrics, tracing = Metrics(), open_tracing()
+    metrics, tracing = metrics or Metrics(), open_tracing()
     health = Health(stall_limit_s=settings.stall_limit_ms / 1000)
     app = FastAPI(
         title="Promptdial",
