@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -96,10 +97,15 @@ class Server:
 @contextmanager
 def server(arguments: argparse.Namespace, log: Path, *, bare: bool) -> Iterator[Server]:
     """A server in a process of its own, ended at the end. Raises LoadError where it doesn't start."""
-    command = [sys.executable, "-m", "loadtest.overhead", BARE] if bare else [sys.executable, "-m", "service"]
+    module = ["loadtest.overhead", BARE] if bare else ["service"]
     told = {"PROMPTDIAL_PORT": "0", "PROMPTDIAL_BUNDLE": str(arguments.bundle)}
     with log.open("w") as out:
-        process = subprocess.Popen(command, env=os.environ | told, stderr=out)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            env=os.environ | told,
+            stderr=out,
+            start_new_session=True,  # Ctrl-C is for the measurement, which ends them
+        )
     try:
         deadline = time.monotonic() + START_S
         while not (found := LISTENING.search(log.read_text())):
@@ -150,8 +156,19 @@ def load(one: Server, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def rounds(arguments: argparse.Namespace, on: Server, off: Server) -> list[dict[str, Any]]:
-    """Every pair, with how the servers compare in it."""
-    found = []
+    """Every pair, with how the servers compare in it; Ctrl-C ends them and keeps those that are done."""
+    found: list[dict[str, Any]] = []
+    try:
+        measure(arguments, on, off, found)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        print(f"interrupted: the report is of {len(found)} rounds", file=sys.stderr)
+    return found
+
+
+def measure(arguments: argparse.Namespace, on: Server, off: Server, found: list[dict[str, Any]]) -> None:
+    """Add the rounds, one by one."""
     for number in range(-1, arguments.rounds):  # the first one warms up
         figures: dict[str, dict[str, float]] = {}
         for name in ("on", "off") if number % 2 else ("off", "on"):
@@ -164,7 +181,6 @@ def rounds(arguments: argparse.Namespace, on: Server, off: Server) -> list[dict[
         if number >= 0:
             found.append(figures | ratios)
             print(f"round {number + 1} of {arguments.rounds}: {ratios}", file=sys.stderr)
-    return found
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -207,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 with one line on stderr where that fails."""
     arguments = parse(argv)
     told = {name: str(value) for name, value in vars(arguments).items()}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers must be ended
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

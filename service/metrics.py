@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,7 @@ class Metrics:
     def _seconds(self, name: str, description: str) -> Histogram:
         return self._histograms(f"{name}_seconds", description).add(Histogram(SECONDS))
 
-    def expect(self, tasks: Iterable[str]) -> None:
+    def expect(self, tasks: Collection[str]) -> None:
         """Begin every series of the bundle's tasks at 0; once, before the first request.
 
         Prometheus sees no increase in a counter that starts at 1.

@@ -87,7 +87,7 @@ S = TypeVar("S", bound=Series)
 
 
 class Family(Generic[S]):
-    """The series of one name, told apart by labels. Their values come from closed sets: nothing is escaped."""
+    """The series of one name, told apart by labels, whose values come from closed sets."""
 
     def __init__(self, name: str, kind: str, description: str, labels: Sequence[str] = ()) -> None:
         self.name = name
@@ -98,7 +98,7 @@ class Family(Generic[S]):
 
     def add(self, series: S, *labels: str) -> S:
         """Expose a series under the labels' values, and return it."""
-        pairs = sorted(f'{name}="{value}"' for name, value in zip(self._labels, labels, strict=True))
+        pairs = sorted(f'{name}="{escape(value)}"' for name, value in zip(self._labels, labels, strict=True))
         self._series[labels] = series
         self._texts.append((series, [f"{self.name}{rest} " for rest in series.names(pairs)]))
         return series
@@ -126,6 +126,11 @@ class Counters(Family[Counter]):
     def labels(self, *labels: str) -> Counter:
         """The counter of these values."""
         return self._series.get(labels) or self.add(Counter(), *labels)
+
+
+def escape(value: str) -> str:
+    """A label's value inside its quotes; a bundle names its tasks as it likes."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def braces(labels: Sequence[str]) -> str:

@@ -12,8 +12,10 @@ from tests.test_service_process import ROOT, environment
 
 def test_both_servers_are_measured_in_pairs(tiny_bundle: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "loadtest.overhead", "--bundle", str(tiny_bundle), "--rounds", "2"]
-        + ["--requests", "4", "--clients", "2", "--max-tokens", "8", "--scrape", "0.01"],
+        [
+            *(sys.executable, "-m", "loadtest.overhead", "--bundle", str(tiny_bundle), "--rounds", "2"),
+            *("--requests", "4", "--clients", "2", "--max-tokens", "8", "--scrape", "0.01"),
+        ],
         cwd=ROOT,
         env=environment(),
         capture_output=True,

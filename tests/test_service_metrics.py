@@ -111,6 +111,13 @@ def test_a_histogram_that_is_not_signed_has_a_sum() -> None:
     assert (value(page, "x_sum"), value(page, "x_count"), value(page, "x_bucket", le="2.0")) == (9.75, 3, 2)
 
 
+def test_a_task_may_be_called_anything() -> None:
+    """A bundle names its tasks, and a page that can't be read loses every metric."""
+    metrics, name = Metrics(), 'say "hi"\\\n'
+    metrics.expect([name])
+    assert value(metrics.render().decode(), "promptdial_requests_total", task=name, outcome="ok") == 0
+
+
 def test_buckets_of_seconds_tell_tenths_of_a_millisecond_apart() -> None:
     assert sum(bound < 0.001 for bound in SECONDS) >= 4
     assert list(SECONDS) == sorted(set(SECONDS))
