@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 # Where training puts its data, checkpoints and reports.
 RUNS ?= runs
 # Programs that the system tests drive, and the Debian packages that hold them.
-SYSTEM_TOOLS := curl promtool podman runc mmdebstrap docker-compose
+SYSTEM_TOOLS := curl prometheus promtool podman runc mmdebstrap docker-compose
 SYSTEM_PACKAGES := curl prometheus podman runc mmdebstrap docker-compose
 
 .DEFAULT_GOAL := help

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,50 +15,67 @@ from fastapi.openapi.utils import get_openapi
 
 from promptdial import __version__
 from service import examples, problems, routes
+from service.exposition import MetricsServer
 from service.health import Health
 from service.metrics import Metrics
 from service.middleware import BodyGuard, Observation
 from service.settings import Settings
+from service.tracing import Tracing, open_tracing
 from service.wiring import Backend, Service
+
+logger = logging.getLogger(__name__)
 
 BODY_PATHS = frozenset({"/generate"})
 
 
-def create_app(settings: Settings | None = None, backend: Backend | None = None) -> FastAPI:
-    """An application that serves `backend`, or the bundle that the settings name, loaded when it starts."""
+def create_app(
+    settings: Settings | None = None, backend: Backend | None = None, metrics: Metrics | None = None
+) -> FastAPI:
+    """An application that serves `backend`, or the bundle that the settings name, loaded when it starts.
+
+    Raises TracingError where the environment asks for traces that can't be had.
+    """
     settings = settings or Settings()
-    metrics = Metrics()
+    if settings.log_prompts:
+        logger.warning("PROMPTDIAL_LOG_PROMPTS is on: the log holds what clients send and what they get")
+    metrics, tracing = metrics or Metrics(), open_tracing()
     health = Health(stall_limit_s=settings.stall_limit_ms / 1000)
     app = FastAPI(
         title="Promptdial",
         version=__version__,
         summary="Short text in, prompts out, at the relevance and length asked for.",
         description=examples.API_DESCRIPTION,
-        lifespan=lifespan_of(settings, metrics, health, backend),
+        lifespan=lifespan_of(settings, metrics, tracing, health, backend),
     )
     app.state.health = health
     app.include_router(routes.router)
+    if settings.metrics_port is None:
+        app.include_router(routes.metrics_router)
     problems.install(app)
     app.add_middleware(BodyGuard, paths=BODY_PATHS, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Observation, metrics=metrics)  # added last: the outermost
+    app.add_middleware(Observation, metrics=metrics, tracing=tracing)  # added last: the outermost
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
     return app
 
 
 def lifespan_of(
-    settings: Settings, metrics: Metrics, health: Health, backend: Backend | None
+    settings: Settings, metrics: Metrics, tracing: Tracing | None, health: Health, backend: Backend | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Start the service before the listener opens, and end it after the last answer."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(settings, backend or Backend.load(settings), metrics, health)
-        app.state.service = service
-        try:
+        with ExitStack() as stack:
+            if tracing is not None:
+                stack.callback(tracing.close)
+            if settings.metrics_port is not None:
+                server = MetricsServer(settings.host, settings.metrics_port, metrics.render)
+                stack.callback(server.close)
+            service = Service(settings, backend or Backend.load(settings), metrics, health)
+            app.state.service = service
+            stack.callback(service.close)
             await service.start()
             yield
-        finally:
-            service.close()
 
     return lifespan
 

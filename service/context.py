@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -16,16 +18,29 @@ ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 SCOPE_KEY = "promptdial.request"
 
 
+class Phase(NamedTuple):
+    """A part of a request's time, in seconds of `time.monotonic`."""
+
+    name: str
+    begun: float
+    ended: float
+
+
 @dataclass
 class RequestContext:
-    """One request. `received` is in seconds of `time.monotonic`; `details` go into the log line."""
+    """One request. `received` is in seconds of `time.monotonic`; `details` go into the log line.
+
+    `counts` of candidates and tokens go there too, and into the trace. `phases` tells where the time went.
+    """
 
     request_id: str
     received: float
     task: str = UNKNOWN_TASK  # from the closed set of the bundle's tasks: it becomes a label
     code: str | None = None  # of the problem it was answered with, or that ended its stream
     problem_status: int | None = None  # of the same; a stream's own status was sent before
+    counts: dict[str, int] = field(default_factory=dict)
     details: dict[str, object] = field(default_factory=dict)
+    phases: Callable[[], Sequence[Phase]] = tuple
 
     @classmethod
     def open(cls, scope: Scope) -> RequestContext:

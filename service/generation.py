@@ -25,6 +25,7 @@ from promptdial.engine import Done, Event, Failed, Finished, GenerationRequest, 
 from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded
 from promptdial.relevance import cosine
 from promptdial.tokenizer import PromptTokenizer
+from service.context import Phase
 from service.mailbox import Mailbox
 from service.metrics import Metrics
 from service.pieces import whole_text
@@ -132,6 +133,21 @@ class Run:
         """Indices of the candidates, best first."""
         key = order(self.plan.request.rank, self.plan.command)
         return sorted(self.candidates, key=lambda index: key(self.candidates[index]))
+
+    def phases(self) -> list[Phase]:
+        """Where the time went; of a run that failed, only its decoding, if it got as far."""
+        if self.timing is None:
+            return [Phase("decode", self.token_times[0], time.monotonic())] if self.token_times else []
+        prefilled = self._decoded - self.timing.decode_s
+        started = prefilled - self.timing.prefill_s
+        phases = [
+            Phase("queue", started - self.timing.queue_s, started),
+            Phase("prefill", started, prefilled),
+            Phase("decode", prefilled, self._decoded),
+        ]
+        if self.plan.request.score:
+            phases.append(Phase("score", self._decoded, self._decoded + self.score_s))
+        return phases
 
     def start(self, engine: Engine, receive: Receive | None) -> None:
         """Submit it, and listen for the client's leaving on `receive`. Raises Overloaded or Unavailable."""
@@ -303,22 +319,22 @@ class Generator:
         metrics.generated_tokens.inc(run.generated)
         if run.token_times:
             metrics.first_token_seconds.observe(run.token_times[0] - plan.received)
-            metrics.inter_token_seconds.observe(np.diff(run.token_times))
+            metrics.inter_token_seconds.observe_all(np.diff(run.token_times))
         if run.timing is not None:
             metrics.queue_seconds.observe(run.timing.queue_s)
             metrics.prefill_seconds.observe(run.timing.prefill_s)
 
     def count(self, run: Run) -> None:
         """Put a client's answer into the metrics."""
-        metrics, plan, best = self.metrics, run.plan, run.candidates[run.ranking[0]]
-        for field in plan.clamped:
-            metrics.clamped_targets.labels(field).inc()
-        if plan.request.score:
+        metrics, command, best = self.metrics, run.plan.command, run.candidates[run.ranking[0]]
+        for field in run.plan.clamped:
+            metrics.clamped_targets.labels(field, command.task).inc()
+        if run.plan.request.score:
             metrics.score_seconds.observe(run.score_s)
-        if best.achieved_relevance is not None and plan.command.relevance is not None:
-            metrics.target_error.labels("relevance").observe(best.achieved_relevance - plan.command.relevance)
-        if plan.command.length is not None:
-            metrics.target_error.labels("length").observe(best.achieved_length - plan.command.length)
+        if best.achieved_relevance is not None and command.relevance is not None:
+            metrics.steered("relevance", command.task, command.relevance, best.achieved_relevance)
+        if command.length is not None:
+            metrics.steered("length", command.task, command.length, best.achieved_length)
 
 
 def describe(text: str, relevance: float | None, reason: Literal["stop", "length"]) -> Candidate:

@@ -20,6 +20,7 @@ from service.context import RequestContext
 from service.health import RETRY_AFTER_S
 from service.logs import current_request_id
 from service.metrics import Metrics, outcome_of
+from service.tracing import Tracing
 
 logger = logging.getLogger("service.access")
 
@@ -31,11 +32,12 @@ REFUSALS = frozenset({"invalid", "overloaded", "unavailable"})
 
 
 class Observation:
-    """Request id in and out, a log line and a count per request, a fixed answer to what nobody foresaw."""
+    """Request id in and out; a log line, a count and a span per request; an answer to what nobody foresaw."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.app = app
         self.metrics = metrics
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -44,6 +46,10 @@ class Observation:
             return
         context = RequestContext.open(scope)
         token = current_request_id.set(context.request_id)
+        counted = scope["path"] == COUNTED_PATH
+        trace = self.tracing.begin(scope, context) if self.tracing is not None and counted else None
+        if trace is not None:
+            context.details["trace_id"] = trace.trace_id
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -65,25 +71,17 @@ class Observation:
                 raise
             await problems.of_defect(scope, error)(scope, receive, send_with_id)
         finally:
-            self._record(scope, context, status)
+            outcome = outcome_of(context.problem_status or status)
+            if trace is not None and self.tracing is not None:
+                self.tracing.end(trace, context, status, outcome)
+            seconds = time.monotonic() - context.received
+            if counted:
+                self._count(context, outcome, seconds)
+                context.details |= {"task": context.task, "outcome": outcome}
+            log_access(scope, context, status, seconds)
             current_request_id.reset(token)
 
-    def _record(self, scope: Scope, context: RequestContext, status: int) -> None:
-        seconds = time.monotonic() - context.received
-        level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
-        if logger.isEnabledFor(level):
-            fields: dict[str, object] = {
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "duration_ms": round(seconds * 1000, 3),
-            }
-            if context.code is not None:
-                fields["code"] = context.code
-            logger.log(level, "request", extra={"fields": fields | context.details})
-        if scope["path"] != COUNTED_PATH:
-            return
-        outcome = outcome_of(context.problem_status or status)
+    def _count(self, context: RequestContext, outcome: str, seconds: float) -> None:
         self.metrics.requests.labels(context.task, outcome).inc()
         if outcome in TIMED_OUTCOMES:
             self.metrics.request_seconds.observe(seconds)
@@ -91,6 +89,22 @@ class Observation:
             self.metrics.rejected.labels(context.code).inc()
         if outcome == "cancelled":
             self.metrics.cancelled.inc()
+
+
+def log_access(scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
+    """One line per request; its id is the log's own."""
+    level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
+    fields: dict[str, object] = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "duration_ms": round(seconds * 1000, 3),
+    }
+    if context.code is not None:
+        fields["code"] = context.code
+    logger.log(level, "request", extra={"fields": fields | context.counts | context.details})
 
 
 class BodyGuard:

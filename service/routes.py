@@ -32,6 +32,7 @@ from service.streaming import EventStream, encode
 from service.wiring import Service
 
 router = APIRouter()
+metrics_router = APIRouter()  # apart: metrics may have a port of their own
 
 
 @router.post(
@@ -50,9 +51,12 @@ async def generate(
     context = RequestContext.of(request.scope)
     if body.task in service.bundle.tasks:
         context.task = body.task
+    if service.settings.log_prompts:
+        context.details["input"] = body.input
     plan = service.planner.plan(body, context.received)
     service.health.require_ready()  # nothing is awaited from here to the submission: no signal comes between
     run = service.generator.start(plan, request.receive, streamed=body.stream)
+    context.phases = run.phases
     try:
         await (run.begun() if body.stream else run.finished())
     except BaseException:
@@ -92,7 +96,10 @@ def conclude(service: Service, context: RequestContext, run: Run) -> dict[str, A
         score_ms=milliseconds(run.score_s),
         total_ms=milliseconds(time.monotonic() - context.received),
     )
-    context.details.update(n=plan.work.n, **usage.model_dump(), **timing_ms.model_dump())
+    context.counts.update(n=plan.work.n, **usage.model_dump())
+    context.details.update(timing_ms.model_dump())
+    if service.settings.log_prompts:
+        context.details["texts"] = [run.candidates[index].text for index in run.ranking]
     return StreamDone(
         id=context.request_id,
         model=service.model_id,
@@ -186,7 +193,7 @@ def status_of(trouble: str | None, response: Response) -> Status:
     return Status(status="unavailable", reason=trouble)
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["health"])
+@metrics_router.get("/metrics", summary="Prometheus metrics", response_class=Response, tags=["health"])
 async def metrics(request: Request) -> Response:
     """Text exposition of all `promptdial_*` metrics."""
     return Response(Service.of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)

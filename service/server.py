@@ -2,7 +2,7 @@
 
 Exit code 0: SIGTERM or Ctrl-C; readiness goes red and new requests get a 503, admitted ones are answered, then
 the process leaves. A second signal 2 s or more after the first ends the waiting.
-1: the bundle or the device can't be had. 2: a setting is wrong. 3: the address can't be listened on, or the
+1: the bundle, the device or traces can't be had. 2: a setting is wrong. 3: the address can't be listened on, or the
 first request, the service's own, failed.
 """
 
@@ -27,6 +27,7 @@ from promptdial.errors import PromptdialError
 from service.app import create_app
 from service.health import Health
 from service.logs import configure_logging
+from service.metrics import Metrics
 from service.settings import Settings, describe_invalid, unknown_variables
 from service.wiring import Backend
 
@@ -111,8 +112,8 @@ class Server(uvicorn.Server):
                 connection.transport.abort()  # of clients that don't read
 
 
-def main() -> int:
-    """Load, serve, drain. Returns the exit code."""
+def main(metrics: Metrics | None = None) -> int:
+    """Load, serve, drain. Returns the exit code. `metrics`: of another kind than the service's."""
     try:
         settings = Settings()
     except ValidationError as error:
@@ -124,10 +125,10 @@ def main() -> int:
         logger.warning("the variable %s sets nothing; is it typed right?", name)
     try:
         backend = Backend.load(settings)
+        app = create_app(settings, backend, metrics)
     except PromptdialError as error:
         logger.critical("can't start: %s", error, extra={"fields": {"code": error.code}})
         return 1
-    app = create_app(settings, backend)
     config = uvicorn.Config(
         app,
         host=settings.host,

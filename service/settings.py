@@ -24,6 +24,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="for /metrics alone; left out: on the main port"
+    )
     bundle: Path = Field(default_factory=default_bundle)
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -65,6 +68,7 @@ class Settings(BaseSettings):
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_prompts: bool = Field(default=False, description="inputs and texts into the log")
 
     @model_validator(mode="after")
     def _default_timeout_is_taken(self) -> Self:

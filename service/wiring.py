@@ -33,13 +33,13 @@ class Backend:
     bundle: Bundle
     engine: Engine
     scorer: Scorer
-    sizes: StepSizes = field(default_factory=lambda: StepSizes(0))
+    sizes: StepSizes = field(default_factory=StepSizes)
 
     @classmethod
     def load(cls, settings: Settings) -> Backend:
         """Read the bundle. Raises BundleError or DeviceError with a text for whoever starts the service."""
         bundle = load_bundle(settings.bundle)
-        sizes = StepSizes(settings.slots)
+        sizes = StepSizes()
         engine = OnnxEngine.from_bundle(
             bundle,
             threads=settings.threads,
@@ -68,11 +68,19 @@ class Service:
         engine, tokenizer = self.backend.engine, self.bundle.tokenizer()
         self.planner = Planner(self.bundle, tokenizer, self.settings)
         self.generator = Generator(tokenizer, engine, self.backend.scorer, self.metrics)
-        self.metrics.engine.stats = lambda: engine.stats
-        self.metrics.engine.sizes = self.backend.sizes
         self.health.engine = engine
         self.health.in_flight = lambda: self.generator.in_flight
-        self.metrics.set_build_info(
+        self._expose(engine)
+
+    def _expose(self, engine: Engine) -> None:
+        """Let the metrics know what there is to tell of."""
+        metrics = self.metrics
+        metrics.expect(self.bundle.tasks)
+        metrics.engine.stats = lambda: engine.stats
+        metrics.engine.heartbeat = lambda: engine.heartbeat
+        metrics.engine.ready = lambda: self.health.unready() is None
+        metrics.batch_size.add(self.backend.sizes)
+        metrics.set_build_info(
             version=__version__,
             bundle=self.bundle.name,
             bundle_version=self.bundle.version,

@@ -69,7 +69,8 @@ class ScriptedEngine:
     @property
     def stats(self) -> Stats:
         """Nothing has happened."""
-        return Stats(**dict.fromkeys((each.name for each in fields(Stats)), 0))
+        nothing: dict[str, Any] = dict.fromkeys((each.name for each in fields(Stats)), 0)
+        return Stats(**nothing | {"device": "cpu", "provider": "CPUExecutionProvider"})
 
     def submit(self, request: GenerationRequest, on_event: Callable[[Event], None]) -> HeldGeneration:
         """Do as the behaviour says."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from promptdial.engine.sampling import Chooser, Runs, Sampling, draw, stream
-from promptdial.engine.threads import available_cpus
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
 IDS = np.array([[11, 22, 33, 44]])
@@ -114,14 +111,3 @@ def test_a_barred_token_is_not_chosen_and_other_rows_do_not_notice(temperature: 
         assert found[1] == free[1]
         assert chooser.choose(logits, ids, [number, number], [{7, 8, 9}, ()])[0] in (7, 8, 9)
     assert logits[0, 0] == 5.0
-
-
-def test_threads_follow_the_cgroup_quota(tmp_path: Path) -> None:
-    folder = tmp_path
-    unlimited = available_cpus(folder)
-    (folder / "cpu.max").write_text("100000 100000\n", encoding="ascii")
-    assert available_cpus(folder) == 1
-    (folder / "cpu.max").write_text("50000 100000\n", encoding="ascii")
-    assert available_cpus(folder) == 1
-    (folder / "cpu.max").write_text("max 100000\n", encoding="ascii")
-    assert available_cpus(folder) == unlimited

@@ -175,8 +175,8 @@ def test_timings_and_tokens_show_in_the_metrics(tiny_bundle: Path) -> None:
         "promptdial_queue_seconds_count 1.0",  # without the warm-up
         "promptdial_prefill_seconds_count 1.0",
         "promptdial_score_seconds_count 1.0",
-        'promptdial_clamped_targets_total{field="length"} 1.0',
-        'promptdial_target_error_count{field="relevance"} 1.0',
+        'promptdial_clamped_targets_total{field="length",task="expand"} 1.0',
+        'promptdial_target_error_count{field="relevance",task="expand"} 1.0',
         'promptdial_request_seconds_bucket{le="0.0005"}',
     ):
         assert line in page.text

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -57,9 +57,9 @@ def run(**variables: str) -> subprocess.CompletedProcess[str]:
 class Running:
     """A service in a process of its own; its log is read as it comes."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
+    def __init__(self, variables: dict[str, str], wrapper: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
+            [*wrapper, sys.executable, "-m", "service"],
             cwd=ROOT,
             env=environment(**variables),
             stderr=subprocess.PIPE,
@@ -99,9 +99,9 @@ class Running:
 
 
 @contextmanager
-def running(**variables: str) -> Iterator[Running]:
-    """A service that is ended whatever happens."""
-    service = Running(variables)
+def running(wrapper: Sequence[str] = (), **variables: str) -> Iterator[Running]:
+    """A service, run by the command `wrapper` if there is one, that is ended whatever happens."""
+    service = Running(variables, wrapper)
     try:
         yield service
     finally:

@@ -306,7 +306,7 @@ def test_a_client_that_leaves_a_stream_stops_its_decoding(scripted: Scripted) ->
     assert scripted.client.get("/readyz").status_code == 200
     page = scripted.client.get("/metrics").text
     assert "promptdial_cancelled_total 1.0" in page
-    assert 'outcome="cancelled"' in page
+    assert 'promptdial_requests_total{outcome="cancelled",task="expand"} 1.0' in page
 
 
 def test_a_stream_that_the_shutdown_does_not_wait_for_says_so(bundle: Bundle) -> None:

@@ -26,6 +26,7 @@ class ToyDecoder:
     ) -> None:
         self.slots, self.capacity, self.vocabulary = slots, capacity, 600
         self.pieces = pieces
+        self.threads, self.device, self.provider = 1, "cpu", "CPUExecutionProvider"
         self.staging = slots + slots % 2
         self.now, self.piece_s, self.step_s, self.row_s = 0.0, 0.0002, 0.003, row_s
         self.log: list[tuple[str, int]] = []  # ("piece", tokens) and ("step", rows), in order

@@ -53,7 +53,7 @@ class Decoder:
         capacity: int | None = None,
         profile: Path | None = None,
     ) -> None:
-        self.slots = slots
+        self.slots, self.threads, self.device = slots, threads, device
         self.capacity = min(capacity or architecture.positions, architecture.positions)
         self.vocabulary = architecture.vocabulary
         # An idle row may be decoded beside an odd number of others, so there is one between them and staging.
@@ -92,6 +92,11 @@ class Decoder:
     def pieces(self) -> tuple[int, ...]:
         """How many tokens of a prompt may be read at once, in rising order."""
         return PIECES if self.cuts_freely else (FIXED_PIECE,)
+
+    @property
+    def provider(self) -> str:
+        """What runs the steps at present, by ONNX Runtime's name."""
+        return str(self._steps.session.get_providers()[0])
 
     @property
     def allocated(self) -> int:

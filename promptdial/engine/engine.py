@@ -58,6 +58,11 @@ class Steps(Protocol):
     capacity: int
     vocabulary: int
     staging: int
+    threads: int
+    device: str
+
+    @property
+    def provider(self) -> str: ...
 
     @property
     def pieces(self) -> tuple[int, ...]: ...
@@ -69,9 +74,13 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the start, and what is there now."""
+    """Counters since the start, what is there now, and its limits.
+
+    ``device`` is the one that was asked for, ``provider`` ONNX Runtime's name of what runs the decoder.
+    """
 
     waiting_requests: int
+    queue_limit: int
     running_requests: int
     running_sequences: int
     slots: int
@@ -79,6 +88,9 @@ class Stats:
     generated_tokens: int
     steps: int
     failed_steps: int
+    threads: int
+    device: str
+    provider: str
 
 
 class Engine:
@@ -176,6 +188,7 @@ class Engine:
         """Counters for metrics."""
         return Stats(
             waiting_requests=self._scheduler.waiting,
+            queue_limit=self._scheduler.queue_limit,
             running_requests=len(self._scheduler.running),
             running_sequences=len(self._rows),
             slots=self.slots,
@@ -183,6 +196,9 @@ class Engine:
             generated_tokens=self._generated_tokens,
             steps=self._steps,
             failed_steps=self._failed_steps,
+            threads=self._decoder.threads,
+            device=self._decoder.device,
+            provider=self._decoder.provider,
         )
 
     def start(self, *, background: bool = True) -> None:
