@@ -9,7 +9,7 @@ import pytest
 
 from promptdial.engine import Done, Engine, Event, Generation, GenerationRequest, Token
 from promptdial.engine.request import Status
-from promptdial.engine.scheduler import AGEING_S
+from promptdial.engine.scheduler import AGEING_S, STALE_S
 from promptdial.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from tests.toy import ToyDecoder, toy_engine, toy_prompt, toy_request, toy_text
 
@@ -210,6 +210,39 @@ def test_an_idle_engine_is_not_overcautious() -> None:
     alone_s = 100 * (decoder.step_s + decoder.row_s)
     finish(engine, engine.submit(toy_request(90, expected_tokens=100, deadline=decoder.now + alone_s / 1.05)))
     assert engine.stats.generated_tokens == 90
+
+
+def test_a_speed_that_was_measured_at_a_bad_moment_locks_nobody_out() -> None:
+    """A warm-up on a busy machine made the first requests seem hopeless, and without requests nothing was learnt."""
+    decoder = ToyDecoder()
+    decoder.step_s *= 10
+    engine = toy_engine(decoder)
+    decoder.step_s /= 10
+    with pytest.raises(Overloaded, match="idle engine"):
+        engine.submit(toy_request(60, deadline=decoder.now + 0.6))
+    decoder.now += 2 * STALE_S
+    tried = engine.submit(toy_request(60, deadline=decoder.now + 0.6))
+    with pytest.raises(Overloaded, match="idle engine") as refused:
+        engine.submit(toy_request(150, deadline=decoder.now + 0.01))
+    assert refused.value.retry_after_s is None
+    finish(engine, tried)
+    assert tried.result(0).candidates
+    finish(engine, engine.submit(toy_request(60, deadline=decoder.now + 0.6)))
+
+
+def test_nobody_is_told_to_wait_longer_than_until_the_engine_is_idle() -> None:
+    """An idle engine is more generous than a busy one, which the search for the time to come back had not known."""
+    decoder = ToyDecoder()
+    engine = toy_engine(decoder)
+    alone_s = 100 * (decoder.step_s + decoder.row_s)
+    before = [engine.submit(toy_request(40)) for _ in range(8)]
+    with pytest.raises(Overloaded) as refused:
+        engine.submit(toy_request(100, deadline=decoder.now + alone_s / 1.2))
+    said, asked = refused.value.retry_after_s, decoder.now
+    assert said is not None
+    finish(engine, *before)
+    assert said <= (decoder.now - asked) * 1.3
+    engine.submit(toy_request(100, deadline=decoder.now + alone_s / 1.2))
 
 
 def test_most_refusals_say_rightly_when_to_come_back() -> None:
