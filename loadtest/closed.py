@@ -32,7 +32,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=120.0, help="of all stages together")
     add("--peak-users", type=int, default=96, help="of the last stage; 13 users send 10 requests a second")
     add("--good-ms", type=float, default=1000.0, help="an answer is good up to this time")
-    add("--slo", type=condition, action="append", default=[], help="such as p99<=500ms@0.5; repeatable")
+    add(
+        "--slo",
+        type=condition,
+        action="append",
+        default=[],
+        help="for stages up to the knee: p99<=500ms; repeatable",
+    )
     options = parser.parse_args(argv)
     if min(options.seconds, options.peak_users, options.good_ms) <= 0:
         parser.error("--seconds, --peak-users and --good-ms must be above 0")
@@ -63,7 +69,7 @@ def run(url: str, options: argparse.Namespace) -> int:
         str(options.seed),
     ]
     command += ["--test-seconds", str(options.seconds), "--peak-users", str(options.peak_users)]
-    command += ["--good-ms", str(options.good_ms)]
+    command += ["--good-ms", str(options.good_ms), *([] if options.url else ["--own-service"])]
     for each in options.slo:
         command += ["--slo", each.text]
     locust = subprocess.Popen(command, cwd=ROOT)

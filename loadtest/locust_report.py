@@ -41,10 +41,11 @@ class Log:
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Options besides Locust's own."""
         add = parser.add_argument_group("promptdial").add_argument
+        add("--own-service", action="store_true", help="the variables PROMPTDIAL_* are those of the service")
         add("--report-dir", default="runs/loadtest/locust", help="folder of report.json and report.html")
         add("--good-ms", type=float, default=1000.0, help="an answer is good up to this time")
         add("--seed", type=int, default=0, help="of the requests")
-        add("--slo", action="append", default=[], help="such as p99<=500ms@1; repeatable")
+        add("--slo", action="append", default=[], help="such as p99<=500ms; repeatable")
         add("--peak-users", type=int, default=96, help="of the last stage (stages.py)")
         add("--test-seconds", type=float, default=120.0, help="of all stages together (stages.py)")
 
@@ -57,7 +58,7 @@ class Log:
         options = environment.parsed_options
         self.records, self.stages, self._environment = [], [], environment
         self.seed, self.timeout_ms = options.seed, round(options.good_ms)
-        self.described = context.described(environment.host, started_here=True)
+        self.described = context.described(environment.host, started_here=options.own_service)
         self.zero = time.perf_counter()
 
     def stage(self, users: int) -> None:

@@ -39,6 +39,7 @@ from loadtest.sending import Sender
 from loadtest.workload import Request
 
 WARM_UP = 20
+BURSTS = 10
 HELD = {0.5: "half the knee", 0.8: "0.8 of the knee", 1.0: "the knee", 2.0: "twice the knee"}
 
 
@@ -205,7 +206,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=float, default=6.0, help="that the search takes at most")
     add("--hold", type=parts, default=[0.5, 0.8, 2.0], help="parts of the knee that are held (0.5,0.8,2)")
     add("--hold-seconds", type=float, default=30.0)
-    add("--bursts", type=int, default=0, help="bursts at the end")
+    add("--bursts", type=int, help="bursts at the end (default: 10, with --rates none)")
     add("--burst-size", type=int, default=120, help="requests of one")
     add("--good-ms", type=float, default=1000.0, help="an answer is good up to this latency")
     add("--timeout-ms", type=int, help="that each request gives the service (default: what is good)")
@@ -219,6 +220,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     options.timeout_ms = options.timeout_ms or round(options.good_ms)
+    if options.bursts is None:
+        options.bursts = 0 if options.rates else BURSTS
     if min(options.start, options.seconds, options.hold_seconds, options.minutes, options.good_ms) <= 0:
         parser.error("--start, --seconds, --hold-seconds, --minutes and --good-ms must be above 0")
     if min(options.most_steps, options.burst_size, options.timeout_ms) < 1:

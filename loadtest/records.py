@@ -31,7 +31,8 @@ FORMULAS = {
     "so the stall shows (no coordinated omission)",
     "service_ms": "the same answers: end − actual send time",
     "good": "ok, and latency ≤ the goodput limit (service time where there is no intended time, in Locust)",
-    "goodput": "good ÷ sent. goodput_per_s: good answers that ended within the step ÷ its seconds",
+    "goodput": "good ÷ sent (Locust: without leavers and slow readers). goodput_per_s: good answers that ended within "
+    "the step ÷ its seconds",
     "percentiles": "linear interpolation between order statistics; p99.9 only from 1,000 answers on",
     "first_token_ms": "streams: first token − intended send time (Locust: − send time)",
     "inter_token_ms": "streams: between two tokens as they were read; 0 where both came in one read",
@@ -100,7 +101,7 @@ def summarise(records: Sequence[Record], seconds: float, good_ms: float) -> dict
     """The figures of a step that intended to send for so many seconds."""
     ok = [each for each in records if each.outcome == "ok"]
     timed = [each for each in ok if each.timed]
-    judged = sum(each.timed for each in records)
+    judged = sum(each.timed and each.outcome != "left" for each in records)
     good = [each for each in timed if each.latency_ms <= good_ms]
     within = sum(each.ended_s <= seconds for each in ok)
     streams = [each for each in timed if each.streamed and each.first_token_s is not None]

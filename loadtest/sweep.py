@@ -74,7 +74,7 @@ def knee_of(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The same from stages that were fixed beforehand: the highest rate under which every one held."""
     held = failed = None
     for step in sorted(steps, key=lambda step: step["offered_per_s"]):
-        if step["goodput"] is None or step["goodput"] < HOLDS:
+        if step["goodput"] is not None and step["goodput"] < HOLDS:
             failed = step["offered_per_s"]
             break
         held = step["offered_per_s"]
