@@ -224,8 +224,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_it_finds_the_knee_of_a_service_of_its_own_and_checks_what_refusals_say(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """One slot and no queue: the second request at a time is refused, so a few a second are too many."""
-    few = {"PROMPTDIAL_SLOTS": "1", "PROMPTDIAL_MAX_N": "1", "PROMPTDIAL_QUEUE_LIMIT": "0"}
+    """Four slots and no queue: a fifth request at a time is refused, so hundreds a second are too many."""
+    few = {"PROMPTDIAL_SLOTS": "4", "PROMPTDIAL_MAX_N": "4", "PROMPTDIAL_QUEUE_LIMIT": "0"}
     options = ["--start", "400", "--seconds", "2", "--most-steps", "3", "--hold", "2", "--hold-seconds", "3"]
     runner = Runner(
         tmp_path,

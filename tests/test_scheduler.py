@@ -182,6 +182,39 @@ def test_nothing_starves_under_a_continuous_load_of_something_else(
     assert timing.queue_s < AGEING_S + backlog_s
 
 
+def goodput_per_s(rate: float, *, seconds: float = 12.0) -> float:
+    """Answers a second within a second, of requests that come at random and are of different sizes."""
+    rng, decoder = np.random.default_rng(3), ToyDecoder()
+    engine = toy_engine(decoder)
+    begun, handles = decoder.now, []
+    due = begun + float(rng.exponential(1 / rate))
+    while decoder.now < begun + seconds:
+        while due <= decoder.now:
+            tokens = int(rng.integers(8, 60))
+            expected = max(1, round(tokens / float(rng.uniform(0.5, 1.35))))
+            n = 4 if rng.random() < 0.1 else 1
+            with suppress(Overloaded):
+                asked = toy_request(tokens, n=n, expected_tokens=expected, deadline=decoder.now + 1.0)
+                handles.append(engine.submit(asked))
+            due += float(rng.exponential(1 / rate))
+        engine.step()
+        if not engine.stats.running_requests:
+            decoder.now = max(decoder.now, min(due, decoder.now + 0.01))
+    good = 0
+    for handle in handles:
+        with suppress(DeadlineExceeded, TimeoutError):
+            good += bool(handle.result(0).candidates)
+    return good / seconds
+
+
+def test_more_load_than_can_be_done_does_not_make_what_is_done_useless() -> None:
+    """Where requests were let in that end too late, twice the load that fits would give a fraction of it."""
+    fits = goodput_per_s(30.0)
+    assert fits >= 0.9 * 30
+    assert goodput_per_s(60.0) >= fits
+    assert goodput_per_s(120.0) >= fits
+
+
 def test_what_can_never_be_done_in_time_is_refused_for_good_and_the_rest_with_a_time() -> None:
     decoder = ToyDecoder()
     engine = toy_engine(decoder)
