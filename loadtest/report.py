@@ -199,13 +199,9 @@ def _at(step: dict[str, Any], path: Sequence[str]) -> Any:
 def _number(value: Any) -> str:
     if value is None:
         return "–"
-    return (
-        escape(value)
-        if isinstance(value, str)
-        else f"{value:,.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-    )
+    if isinstance(value, str):
+        return escape(value)
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
