@@ -95,7 +95,8 @@ def _curves(axes: Axes, steps: Steps) -> None:
         axes.plot(nines, [service for *_, service in step["curve"]], color=line.get_color(), linestyle=":")
     axes.set(xlabel="percentile", ylabel="ms (dotted: from the actual send time)", yscale="log")
     axes.set_xticks([-math.log10(1 - share) for share in NINES], [f"p{share * 100:g}" for share in NINES])
-    axes.legend(fontsize=8)
+    if axes.lines:
+        axes.legend(fontsize=8)
 
 
 def _outcomes(axes: Axes, steps: Steps) -> None:
@@ -117,7 +118,8 @@ def _outcomes(axes: Axes, steps: Steps) -> None:
         below = [base + share for base, share in zip(below, shares, strict=True)]
     axes.set_xticks(places, names, rotation=60 if len(names) > 8 else 0, fontsize=8)
     axes.set(xlabel="offered requests/s", ylabel="share of the requests sent", ylim=(0, 1.02))
-    axes.legend(fontsize=8, loc="lower left")
+    if axes.patches:
+        axes.legend(fontsize=8, loc="lower left")
 
 
 def _streams(axes: Axes, steps: Steps) -> None:
