@@ -19,7 +19,8 @@ class Stages(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """Users now and how many of them come in a second; None at the end."""
         options = self.runner.environment.parsed_options
-        place = int(self.get_run_time() / (options.test_seconds / len(PARTS)))
+        run_s = self.get_run_time()  # type: ignore[no-untyped-call]  # locust has no annotation there
+        place = int(run_s / (options.test_seconds / len(PARTS)))
         if place >= len(PARTS):
             self.over = True
             return None
