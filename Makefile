@@ -7,6 +7,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input --quiet
 PYTEST_ARGS ?=
 # An index that holds CPU builds of torch, where the default index has only CUDA builds for this system (see README.md).
 TORCH_INDEX ?=
+# A running service to put load on; without one, a service is started on a free port.
+LOADTEST_URL ?=
 # Where training puts its data, checkpoints and reports.
 RUNS ?= runs
 # Programs that the system tests drive, and the Debian packages that hold them.
@@ -14,7 +16,8 @@ SYSTEM_TOOLS := curl prometheus promtool podman runc mmdebstrap docker-compose
 SYSTEM_PACKAGES := curl prometheus podman runc mmdebstrap docker-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system image-check lint check bench bench-peers train-small export-small lock clean
+.PHONY: help serve test test-system image-check lint check bench bench-peers loadtest loadtest-open train-small
+.PHONY: export-small lock clean
 .SUFFIXES:
 
 help: ## List these commands
@@ -45,6 +48,12 @@ bench: $(VENV)/.dev ## Time our engine alone: prefill, steps, share of the floor
 
 bench-peers: $(VENV)/.dev ## Compare our engine with others; sets up .venv-peers once, which takes minutes (PEERS_ARGS)
 	@$(VENV)/bin/python -m loadtest.peers run $(PEERS_ARGS)
+
+loadtest: $(VENV)/.dev ## Two minutes of Locust on a service that it starts, or on LOADTEST_URL (LOADTEST_ARGS)
+	@$(VENV)/bin/python -m loadtest.closed $(if $(LOADTEST_URL),--url $(LOADTEST_URL)) $(LOADTEST_ARGS)
+
+loadtest-open: $(VENV)/.dev ## Open loop: find the knee, hold the load around it, check refusals (LOADTEST_URL, LOADTEST_ARGS)
+	@$(VENV)/bin/python -m loadtest.openloop $(if $(LOADTEST_URL),--url $(LOADTEST_URL)) $(LOADTEST_ARGS)
 
 train-small: $(RUNS)/episodes/tokenizer.json ## Data to checkpoint: PROMPTDIAL_DATA_DIR to $(RUNS)/small; goes on where it was stopped
 	@$(VENV)/bin/python -m training train --recipe small --episodes $(RUNS)/episodes --out $(RUNS)/small

@@ -9,7 +9,7 @@ import pytest
 
 from promptdial.engine import Done, Engine, Event, Generation, GenerationRequest, Token
 from promptdial.engine.request import Status
-from promptdial.engine.scheduler import AGEING_S
+from promptdial.engine.scheduler import AGEING_S, STALE_S
 from promptdial.errors import Cancelled, DeadlineExceeded, EngineError, Overloaded
 from tests.toy import ToyDecoder, toy_engine, toy_prompt, toy_request, toy_text
 
@@ -182,6 +182,39 @@ def test_nothing_starves_under_a_continuous_load_of_something_else(
     assert timing.queue_s < AGEING_S + backlog_s
 
 
+def goodput_per_s(rate: float, *, seconds: float = 12.0) -> float:
+    """Answers a second within a second, of requests that come at random and are of different sizes."""
+    rng, decoder = np.random.default_rng(3), ToyDecoder()
+    engine = toy_engine(decoder)
+    begun, handles = decoder.now, []
+    due = begun + float(rng.exponential(1 / rate))
+    while decoder.now < begun + seconds:
+        while due <= decoder.now:
+            tokens = int(rng.integers(8, 60))
+            expected = max(1, round(tokens / float(rng.uniform(0.5, 1.35))))
+            n = 4 if rng.random() < 0.1 else 1
+            with suppress(Overloaded):
+                asked = toy_request(tokens, n=n, expected_tokens=expected, deadline=decoder.now + 1.0)
+                handles.append(engine.submit(asked))
+            due += float(rng.exponential(1 / rate))
+        engine.step()
+        if not engine.stats.running_requests:
+            decoder.now = max(decoder.now, min(due, decoder.now + 0.01))
+    good = 0
+    for handle in handles:
+        with suppress(DeadlineExceeded, TimeoutError):
+            good += bool(handle.result(0).candidates)
+    return good / seconds
+
+
+def test_more_load_than_can_be_done_does_not_make_what_is_done_useless() -> None:
+    """Where requests were let in that end too late, twice the load that fits would give a fraction of it."""
+    fits = goodput_per_s(30.0)
+    assert fits >= 0.9 * 30
+    assert goodput_per_s(60.0) >= fits
+    assert goodput_per_s(120.0) >= fits
+
+
 def test_what_can_never_be_done_in_time_is_refused_for_good_and_the_rest_with_a_time() -> None:
     decoder = ToyDecoder()
     engine = toy_engine(decoder)
@@ -210,6 +243,39 @@ def test_an_idle_engine_is_not_overcautious() -> None:
     alone_s = 100 * (decoder.step_s + decoder.row_s)
     finish(engine, engine.submit(toy_request(90, expected_tokens=100, deadline=decoder.now + alone_s / 1.05)))
     assert engine.stats.generated_tokens == 90
+
+
+def test_a_speed_that_was_measured_at_a_bad_moment_locks_nobody_out() -> None:
+    """A warm-up on a busy machine made the first requests seem hopeless, and without requests nothing was learnt."""
+    decoder = ToyDecoder()
+    decoder.step_s *= 10
+    engine = toy_engine(decoder)
+    decoder.step_s /= 10
+    with pytest.raises(Overloaded, match="idle engine"):
+        engine.submit(toy_request(60, deadline=decoder.now + 0.6))
+    decoder.now += 2 * STALE_S
+    tried = engine.submit(toy_request(60, deadline=decoder.now + 0.6))
+    with pytest.raises(Overloaded, match="idle engine") as refused:
+        engine.submit(toy_request(150, deadline=decoder.now + 0.01))
+    assert refused.value.retry_after_s is None
+    finish(engine, tried)
+    assert tried.result(0).candidates
+    finish(engine, engine.submit(toy_request(60, deadline=decoder.now + 0.6)))
+
+
+def test_nobody_is_told_to_wait_longer_than_until_the_engine_is_idle() -> None:
+    """An idle engine is more generous than a busy one, which the search for the time to come back had not known."""
+    decoder = ToyDecoder()
+    engine = toy_engine(decoder)
+    alone_s = 100 * (decoder.step_s + decoder.row_s)
+    before = [engine.submit(toy_request(40)) for _ in range(8)]
+    with pytest.raises(Overloaded) as refused:
+        engine.submit(toy_request(100, deadline=decoder.now + alone_s / 1.2))
+    said, asked = refused.value.retry_after_s, decoder.now
+    assert said is not None
+    finish(engine, *before)
+    assert said <= (decoder.now - asked) * 1.3
+    engine.submit(toy_request(100, deadline=decoder.now + alone_s / 1.2))
 
 
 def test_most_refusals_say_rightly_when_to_come_back() -> None:

@@ -27,6 +27,8 @@ from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded, Promptdia
 RETRY_S = 1.0  # when to come back to an engine that takes no requests
 AGEING_S = 5.0
 DOUBT = 1.5  # an idle engine refuses only what is predicted to take this many times the time it has
+TRIAL = 5.0  # the same where nothing has ended for STALE_S: only work shows whether its speed is still known
+STALE_S = 1.0
 OVERDUE = 0.1  # what is left, as a share of the expected length, of a candidate that has passed it
 FIRST = 0.8  # the first of several uncertain ends comes about that much sooner than the soonest expected one
 ATTEMPTS = 6  # at finding out when to come back
@@ -58,6 +60,7 @@ class Scheduler:
         self._closed = False
         self._cancelled = False  # whether some request was, since the last drop
         self._next_deadline = math.inf
+        self._last_end = -math.inf  # of a request that ran, or of the warm-up
 
     @property
     def waiting(self) -> int:
@@ -75,6 +78,7 @@ class Scheduler:
         with self._changed:
             if not self._closed:
                 self._refusal = None
+                self._last_end = self.clock()
 
     def refuse(self, reason: str) -> None:
         """Take no more requests; what is queued or running stays."""
@@ -124,6 +128,8 @@ class Scheduler:
             return []
         with self._changed:
             self._cancelled = False
+            if self.running:
+                self._last_end = now
             everything = (*self.running, *(generation for _, _, generation in self._waiting))
             dropped = [(each, why) for each in everything if (why := _why_dropped(each, now)) is not None]
             gone = {id(generation) for generation, _ in dropped}
@@ -151,6 +157,7 @@ class Scheduler:
         """A running request is over."""
         with self._changed:
             self.running.remove(generation)
+            self._last_end = self.clock()
             if generation.request.expected_tokens is None:
                 for candidate in generation.candidates:
                     self.speed.ended(len(candidate.tokens), generation.request.max_tokens)
@@ -182,14 +189,15 @@ class Scheduler:
         admitted = len(self._waiting) + len(self.running)
         excess = admitted + 1 - self.queue_limit - self.max_running
         available_s = _deadline(generation) - now
+        doubt = DOUBT if admitted or now - self._last_end < STALE_S else TRIAL
         if excess <= 0:
             if available_s == math.inf:
                 return
             needed_s = self._needed_s(generation, now)
-            if needed_s <= available_s * (DOUBT if admitted == 0 else 1.0):
+            if needed_s <= available_s * (1.0 if admitted else doubt):
                 return
         alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
-        if alone_s > available_s * DOUBT:
+        if alone_s > available_s * doubt:
             raise Overloaded(
                 f"the request is predicted to take {alone_s:.2f} s on an idle engine, and its deadline leaves "
                 f"{available_s:.2f} s: ask for fewer tokens or give it more time"
@@ -225,14 +233,17 @@ class Scheduler:
     def _in_time_s(self, generation: Generation, now: float, start_s: float, available_s: float) -> float:
         """Seconds until the request would meet its deadline, if it came again then with as much time.
 
-        What it is late by at a moment is what it has to wait from there at the least.
+        What it is late by at a moment is what it has to wait from there at the least; when all the others are done,
+        it is tried in any case.
         """
+        others = [self._work(each) for each in self._order()]
+        idle_s = max(self._forecast().finish_s(others, busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
             late_s = self._needed_s(generation, now, retry_after_s) - available_s
-            if late_s <= 0.001:
+            if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
-            retry_after_s += late_s
+            retry_after_s = min(retry_after_s + late_s, idle_s)
         return retry_after_s
 
     def _forecast(self) -> Forecast:
