@@ -11,6 +11,7 @@ from typing import TypeAlias
 from promptdial.errors import PromptdialError
 from training.errors import TrainingError
 from training.evaluation import options
+from training.teacher import options as asking
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -76,19 +77,7 @@ def _add_distill(commands: Commands) -> None:
 
 
 def _add_asking(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the key")
-    group.add_argument(
-        "--concurrency", type=_positive, default=32, help="requests at a time; default %(default)s"
-    )
-    group.add_argument("--requests-per-minute", type=float)
-    group.add_argument("--tokens-per-minute", type=float)
-    group.add_argument("--attempts", type=_positive, default=6, help="per request; default %(default)s")
-    group.add_argument(
-        "--backoff", type=float, default=1.0, help="first wait in seconds; default %(default)s"
-    )
-    group.add_argument(
-        "--timeout", type=float, default=120.0, help="of an attempt in seconds; default %(default)s"
-    )
+    asking.add_endpoint(group)
     group.add_argument("--temperature", type=float, default=0.7)
     group.add_argument("--top-p", type=float, default=0.95)
     group.add_argument("--frequency-penalty", type=float, default=0.0)
