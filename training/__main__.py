@@ -11,6 +11,7 @@ from typing import TypeAlias
 from promptdial.errors import PromptdialError
 from training.errors import TrainingError
 from training.evaluation import options
+from training.judge import options as judging
 from training.teacher import options as asking
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_distill(commands)
+    judging.add_judge(commands)
     _add_prepare(commands)
     _add_tokenizer(commands)
     _add_train(commands)
@@ -119,6 +121,7 @@ def _add_prepare(commands: Commands) -> None:
         metavar="FILE",
         help="texts that no row may hold, such as an evaluation set: lines, or JSON lines; may be given again",
     )
+    judging.add_verdicts(parser)
     parser.add_argument("--generated", type=int, default=6_000, help="composed rows; default %(default)s")
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
@@ -131,7 +134,8 @@ def _prepare(args: argparse.Namespace) -> None:
 
     data = sources.load(sources.data_dir(args.data_dir), args.pairs)
     scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
-    prepare.prepare(data, scorer, args.out, args.generated, args.seed, excluded)
+    labels = prepare.Labels(args.verdicts, args.judge_share) if args.verdicts else None
+    prepare.prepare(data, scorer, args.out, args.generated, args.seed, excluded, labels)
 
 
 def _add_tokenizer(commands: Commands) -> None:

@@ -14,7 +14,7 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from training.embeddings import EmbeddingCache
 from training.episodes import Episode, episode_id, write_episodes
 from training.exclude import Excluded, without
 from training.generator import Composer
+from training.judge import verdicts
 from training.split import DisjointSets, near_duplicates
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,14 @@ MIN_CELL = 30
 LARGEST_DRAWN = 50  # texts of a group of near-duplicates that may be drawn for validation
 
 
+@dataclass(frozen=True)
+class Labels:
+    """A judge's verdicts (what `training judge` wrote), and their share in a label."""
+
+    verdicts: Path
+    share: float
+
+
 def prepare(
     data: sources.OpenData,
     scorer: RelevanceScorer,
@@ -51,8 +60,10 @@ def prepare(
     generated: int,
     seed: int,
     excluded: Excluded,
+    labels: Labels | None = None,
 ) -> None:
     """Write the episodes of `data`, less what is excluded, and their card into `out`."""
+    judged = verdicts.labels(labels.verdicts) if labels else {}
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     episodes = unique([*derived(data, seed), *Composer(data.lists, data.styles, rng).episodes(generated)])
@@ -67,11 +78,20 @@ def prepare(
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
     episodes = without_seen(unique([*episodes, *mismatched(episodes, cache, rng)]))
+    told = ""
+    if labels:
+        episodes, count = verdicts.blend(episodes, judged, labels.share)
+        told = (
+            f"The relevance of {count} episodes is {labels.share:g} of a judge's verdict and {1 - labels.share:g} of "
+            f"the embedding scorer's; the other {len(episodes) - count} have no verdict and are labelled by the "
+            "scorer alone."
+        )
+        log.info("%s", told)
     for split in ("train", "validation"):
         write_episodes(out / f"{split}.parquet", [episode for episode in episodes if episode.split == split])
     train = [episode for episode in episodes if episode.split == "train"]
     (out / "support.json").write_text(json.dumps(support(train), indent=1), encoding="utf-8")
-    (out / "CARD.md").write_text(card.render(episodes), encoding="utf-8")
+    (out / "CARD.md").write_text(card.render(episodes, told), encoding="utf-8")
     log.info("wrote %s", out)
 
 

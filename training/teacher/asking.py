@@ -43,7 +43,9 @@ class Asking:
         Raises TrainingError when asking on makes no sense; what was answered is in the journal.
         """
         todo = [key for key in bodies if key not in self.journal.answers]
-        log.info("%s: %d requests, %d of them answered before", self.what, len(bodies), len(bodies) - len(todo))
+        log.info(
+            "%s: %d requests, %d of them answered before", self.what, len(bodies), len(bodies) - len(todo)
+        )
         queue = iter(todo)
         try:
             async with self.endpoint.client(concurrency) as client, asyncio.TaskGroup() as group:

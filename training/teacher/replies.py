@@ -13,7 +13,10 @@ from typing import Any
 
 from training.teacher.journal import Answer, request_key
 
-STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # what asks for a stream that counts tokens
+STREAMED = {
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}  # what asks for a stream that counts tokens
 
 
 class BrokenReply(Exception):
