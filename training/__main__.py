@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from promptdial.errors import PromptdialError
+from training.compare import options as comparing
 from training.errors import TrainingError
 from training.evaluation import options
 from training.judge import options as judging
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_average(commands)
     options.add_evaluate(commands)
     options.add_fluency(commands)
+    comparing.add_compare(commands)
     return parser
 
 
