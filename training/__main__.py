@@ -12,6 +12,7 @@ from promptdial.errors import PromptdialError
 from training.compare import options as comparing
 from training.errors import TrainingError
 from training.evaluation import options
+from training.fetch import options as fetching
 from training.judge import options as judging
 from training.teacher import options as asking
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    fetching.add_fetch(commands)
     _add_distill(commands)
     judging.add_judge(commands)
     _add_prepare(commands)

@@ -240,8 +240,8 @@ def as_json(
     """Everything that the report says, for programs."""
     own = systems[-1].parameters
     return {
-        "inputs": facts.inputs, "left_out": left_out, "scorer": facts.scorer, "judge": facts.judge, "manner": facts.manner,
-        "concurrency": facts.concurrency, "machine": facts.machine,
+        "inputs": facts.inputs, "left_out": left_out, "scorer": facts.scorer, "judge": facts.judge,
+        "manner": facts.manner, "concurrency": facts.concurrency, "machine": facts.machine,
         "systems": {
             each.name: {
                 "model": each.model, "parameters": each.parameters,

@@ -77,6 +77,7 @@ def enough(groups: Sequence[Group]) -> list[Group]:
     kept = [group for group in groups if len(group.subjects) >= FEWEST]
     if not kept:
         raise TrainingError(
-            f"no task has {FEWEST} inputs with a reference that every system answered: give more, or see what was refused"
+            f"no task has {FEWEST} inputs with a reference that every system answered: give more, or see above what "
+            "was refused"
         )
     return kept
