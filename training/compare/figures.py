@@ -27,6 +27,8 @@ FIRST, TOTAL, WORDS = "first token, s", "whole text, s", "words"
 DISTINCT, DIVERSITY = "distinct-2 at equal word count", "1 − self-BLEU at equal word count"
 RATIO = "relevance, ÷ the baseline's, − 1"
 
+LABELS = {**comparison.LABELS, quality.WITHIN_30: "within ±30 % of the reference's length"}
+
 Score = Callable[[list[str], list[str]], list[float]]
 
 
@@ -55,8 +57,7 @@ class Measured:
 
     def per_input(self) -> dict[str, Floats]:
         """Every measure of single texts by its name in the report: (inputs,)."""
-        found = {label: self.system.per_input[name] for name, label in comparison.LABELS.items()}
-        found["within ±30 % of the reference's length"] = self.system.per_input[quality.WITHIN_30]
+        found = {label: self.system.per_input[name] for name, label in LABELS.items()}
         found[WORDS] = self.words
         return found if self.judged is None else {JUDGED: self.judged, **found}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from training.compare import figures
 from training.compare.baselines import Answers
@@ -200,6 +201,9 @@ def overview(found: Sequence[Compared], path: Path) -> None:
     axes[0].invert_yaxis()
     if any(np.isfinite(each.total_s).any() for group in found for each in group.systems.values()):
         axes[3].set_xscale("log")
+        axes[3].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[3].xaxis.set_major_formatter("{x:g}")
+        axes[3].xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(path, dpi=plots.DPI)
 
 
