@@ -26,7 +26,7 @@ PROGRESS_EVERY_S = 10.0
 
 @dataclass
 class Asking:
-    """Requests under way. `answers` has those of this run by key, `given_up` counts the rest by what went wrong."""
+    """Requests to one endpoint: `new` were answered in this run, `given_up` counts others by what went wrong."""
 
     endpoint: Endpoint
     journal: Journal
