@@ -86,10 +86,7 @@ def _figures(usable: Sequence[Judged], picture: Path) -> Iterator[Block]:
     )
     yield Image(picture, "relevance by the judge against relevance by the embedding scorer")
     yield Heading("Criteria")
-    rows = [
-        [name, show(intervals.mean([getattr(each, name) for each in usable])), f"{_applies(usable, name)}"]
-        for name in (*rubric.FIELDS, "relevance", "embedding")
-    ]
+    rows = [_row(usable, name) for name in (*rubric.FIELDS, "relevance", "embedding")]
     yield Table(["", "mean, 0–1", "pairs that it applies to"], rows)
     yield Heading(f"Furthest apart, {APART} at most")
     ordered = sorted(usable, key=lambda each: -abs(each.relevance - each.embedding))
@@ -99,8 +96,11 @@ def _figures(usable: Sequence[Judged], picture: Path) -> Iterator[Block]:
     ])  # fmt: skip
 
 
-def _applies(judged: Sequence[Judged], name: str) -> int:
-    return int(np.isfinite([getattr(each, name) for each in judged]).sum())
+def _row(judged: Sequence[Judged], name: str) -> list[str]:
+    """A figure with its mean, as far as it applies."""
+    values = np.array([getattr(each, name) for each in judged], float)
+    count = int(np.isfinite(values).sum())
+    return [name, show(intervals.mean(values)) if count else "–", str(count)]
 
 
 def scatter(judged: Sequence[Judged], path: Path) -> None:
