@@ -1,6 +1,7 @@
 """A teacher that misbehaves: the chat protocol over a real socket, with faults by script and a log of all that it did.
 
-Run as a program (`python -m tests.teacher_server LOG FAULT_SHARE SEED`) it prints its port and outlives killed clients.
+Run as a program (`python -m tests.teacher_server LOG FAULT_SHARE SEED [judge]`) it prints its port and outlives killed
+clients. It answers inputs with descriptions, or, as a judge, pairs with verdicts; in one piece or streamed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ OUTCOME = {
 }
 PASSING = ("busy", "busy without word", "error", "half", "other", "endless", "drop")
 Script = Callable[[str, int], str]  # the input asked and how often it was asked before -> a key of OUTCOME
+CRITERIA = ("entities", "attributes", "counts", "quoted_text", "consistent")
+GARBLED = ("The description is fine.", '{"entities": 4}', '{"entities": 9, "attributes": 1, "counts": null, '
+           '"quoted_text": null, "consistent": 4}')  # fmt: skip
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Teacher:
     script: Script = lambda asked, before: "answer"
     retry_after: str = "0"
     log_file: Path | None = None
+    reply: Callable[[str], str] = field(default_factory=lambda: answer_to)
+    parameters: int | None = None  # told by GET /models, as llama.cpp's server does
     log: list[tuple[str, str, float]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
@@ -86,9 +92,28 @@ def answer_to(asked: str) -> str:
     )
 
 
+def verdict_on(asked: str) -> str:
+    """A judge's answer: by shared words; stricter when it reads the description first; none on what is `garbled`."""
+    halves = dict(part.split("\n", 1) for part in asked.split("\n\n", 1))
+    request, description = halves["Request:"], halves["Description:"]
+    if "garbled" in request:
+        return GARBLED[len(request) % len(GARBLED)]
+    words = set(request.lower().split())
+    kept = round(4 * len(words & set(description.lower().split())) / len(words))
+    late = asked.startswith("Description:")
+    points = dict.fromkeys(CRITERIA[1:4]) | {"entities": kept, "consistent": max(0, 4 - late)}
+    return json.dumps({name: points[name] for name in CRITERIA[:: -1 if late else 1]})
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     teacher: Teacher
+
+    def do_GET(self) -> None:
+        model: dict[str, Any] = {"id": "tiny", "object": "model"}
+        if self.teacher.parameters is not None:
+            model["meta"] = {"n_params": self.teacher.parameters}
+        self._send(200, json.dumps({"object": "list", "data": [model]}).encode())
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -97,8 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._do(done, body)
 
     def _do(self, done: str, body: dict[str, Any]) -> None:
-        whole = json.dumps(_completion(body)).encode()
-        if done == "answer":
+        completion = _completion(body, self.teacher.reply)
+        whole = _streamed(completion) if body.get("stream") else json.dumps(completion).encode()
+        if done == "answer" and body.get("stream"):
+            self._stream(whole)
+        elif done == "answer":
             self._send(200, whole)
         elif done.startswith("busy"):
             self._send(
@@ -128,6 +156,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def _stream(self, whole: bytes) -> None:
+        """An event at a time."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.close_connection = True
+        for event in whole.split(b"\n\n"):
+            self.wfile.write(event + b"\n\n")
+            self.wfile.flush()
+
     def _without_end(self, done: str) -> None:
         """As fast as the socket takes it, or a byte now and then."""
         self.send_response(200)
@@ -141,8 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _completion(body: dict[str, Any]) -> dict[str, Any]:
-    text = answer_to(body["messages"][-1]["content"])
+def _completion(body: dict[str, Any], reply: Callable[[str], str]) -> dict[str, Any]:
+    text = reply(body["messages"][-1]["content"])
     return {
         "model": body["model"],
         "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
@@ -151,6 +189,21 @@ def _completion(body: dict[str, Any]) -> dict[str, Any]:
             "completion_tokens": len(text.split()),
         },
     }
+
+
+def _streamed(completion: dict[str, Any]) -> bytes:
+    """The completion as events: a role, a piece a word, the reason for the end, the usage, and the end."""
+    choice = completion["choices"][0]
+    words = choice["message"]["content"].split(" ")
+    pieces = [words[0], *(f" {word}" for word in words[1:])]
+    deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
+    events: list[dict[str, Any]] = [
+        {"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    events.append({"choices": [{"delta": {}, "finish_reason": choice["finish_reason"]}]})
+    events.append({"choices": [], "usage": completion["usage"]})
+    lines = [json.dumps({"model": completion["model"], **event}) for event in events]
+    return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
 
 
 class _Server(ThreadingHTTPServer):
@@ -183,8 +236,9 @@ def faulty(share: float, seed: int) -> Script:
 
 
 if __name__ == "__main__":
+    reply = verdict_on if sys.argv[4:] == ["judge"] else answer_to
     with serving(
-        Teacher(faulty(float(sys.argv[2]), int(sys.argv[3])), log_file=Path(sys.argv[1]))
+        Teacher(faulty(float(sys.argv[2]), int(sys.argv[3])), log_file=Path(sys.argv[1]), reply=reply)
     ) as address:
         print(address, flush=True)
         sys.stdin.read()

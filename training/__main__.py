@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from promptdial.errors import PromptdialError
+from training.compare import options as comparing
 from training.errors import TrainingError
 from training.evaluation import options
+from training.fetch import options as fetching
+from training.judge import options as judging
+from training.teacher import options as asking
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -34,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    fetching.add_fetch(commands)
     _add_distill(commands)
+    judging.add_judge(commands)
     _add_prepare(commands)
     _add_tokenizer(commands)
     _add_train(commands)
@@ -42,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_average(commands)
     options.add_evaluate(commands)
     options.add_fluency(commands)
+    comparing.add_compare(commands)
     return parser
 
 
@@ -76,19 +83,7 @@ def _add_distill(commands: Commands) -> None:
 
 
 def _add_asking(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the key")
-    group.add_argument(
-        "--concurrency", type=_positive, default=32, help="requests at a time; default %(default)s"
-    )
-    group.add_argument("--requests-per-minute", type=float)
-    group.add_argument("--tokens-per-minute", type=float)
-    group.add_argument("--attempts", type=_positive, default=6, help="per request; default %(default)s")
-    group.add_argument(
-        "--backoff", type=float, default=1.0, help="first wait in seconds; default %(default)s"
-    )
-    group.add_argument(
-        "--timeout", type=float, default=120.0, help="of an attempt in seconds; default %(default)s"
-    )
+    asking.add_endpoint(group)
     group.add_argument("--temperature", type=float, default=0.7)
     group.add_argument("--top-p", type=float, default=0.95)
     group.add_argument("--frequency-penalty", type=float, default=0.0)
@@ -133,6 +128,7 @@ def _add_prepare(commands: Commands) -> None:
         metavar="FILE",
         help="texts that no row may hold, such as an evaluation set: lines, or JSON lines; may be given again",
     )
+    judging.add_verdicts(parser)
     parser.add_argument("--generated", type=int, default=6_000, help="composed rows; default %(default)s")
     parser.add_argument(
         "--written", type=int, default=60_000, help="rows written by rule about captions; default %(default)s"
@@ -153,9 +149,9 @@ def _prepare(args: argparse.Namespace) -> None:
     folder = None if args.no_open_data else sources.data_dir(args.data_dir)
     data = sources.load(folder, args.pairs, own.read(args.tasks))
     scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
-    prepare.prepare(
-        data, scorer, args.out, args.generated, args.written, args.derived_share, args.seed, excluded
-    )
+    mix = prepare.Mix(args.generated, args.written, args.derived_share)
+    labels = prepare.Labels(args.verdicts, args.judge_share) if args.verdicts else None
+    prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels)
 
 
 def _add_tokenizer(commands: Commands) -> None:

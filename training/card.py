@@ -12,9 +12,10 @@ LENGTHS = ((1, 9), (10, 19), (20, 39), (40, 69), (70, 99), (100, 10_000))
 RELEVANCES = ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.01))
 
 
-def render(episodes: Sequence[Episode]) -> str:
-    """The card as Markdown."""
-    parts = ["# Data card", "", f"{len(episodes)} episodes.", *_origins(episodes), *_coverage(episodes)]
+def render(episodes: Sequence[Episode], labels: str = "") -> str:
+    """The card as Markdown; `labels` tells what relevance was labelled with, unless it was the scorer alone."""
+    head = ["# Data card", "", f"{len(episodes)} episodes. {labels}".rstrip()]
+    parts = [*head, *_origins(episodes), *_coverage(episodes)]
     return "\n".join([*parts, *_sources(episodes)]) + "\n"
 
 

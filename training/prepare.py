@@ -13,7 +13,7 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from training.episodes import Episode, episode_id, write_episodes
 from training.errors import TrainingError
 from training.exclude import Excluded, without
 from training.generator import Composer
+from training.judge import verdicts
 from training.split import DisjointSets, near_duplicates
 from training.writing import episodes as writing
 
@@ -52,25 +53,41 @@ SPLIT_FIELDS = {"train": '"split": "train"', "validation": '"split": "eval"'}
 LARGEST_DRAWN = 50  # texts of a group of near-duplicates that may be drawn for validation
 
 
+@dataclass(frozen=True)
+class Mix:
+    """How many rows are made besides those derived from the data: `generated` ones are composed from its word lists,
+    `written` ones are about its captions. `derived_share` of the derived rows for training stay, since labels cost as
+    much as training.
+    """
+
+    generated: int
+    written: int
+    derived_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A judge's verdicts (what `training judge` wrote), and their share in a label."""
+
+    verdicts: Path
+    share: float
+
+
 def prepare(
     data: sources.OpenData,
     scorer: RelevanceScorer,
     out: Path,
-    generated: int,
-    written: int,
-    derived_share: float,
+    mix: Mix,
     seed: int,
     excluded: Excluded,
+    labels: Labels | None = None,
 ) -> None:
-    """Write the episodes of `data`, less what is excluded, and their card into `out`.
-
-    Besides those derived from the data: `generated` rows composed from its word lists, and `written` ones about its
-    captions. Of the derived rows for training `derived_share` stay, since labels cost as much as training.
-    """
+    """Write the episodes of `data`, less what is excluded, and their card into `out`."""
+    judged = verdicts.labels(labels.verdicts) if labels else {}
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    composed = Composer(data.lists, data.styles, rng).episodes(generated) if data.lists else ()
-    about_captions = writing.written(captions(data), data.lists, written, seed) if data.lists else ()
+    composed = Composer(data.lists, data.styles, rng).episodes(mix.generated) if data.lists else ()
+    about_captions = writing.written(captions(data), data.lists, mix.written, seed) if data.lists else ()
     episodes = unique([*derived(data, seed), *composed, *about_captions])
     episodes = [e for e in episodes if e.task in data.tasks or not rules.is_instruction(e.output)]
     kept = without(episodes, excluded)
@@ -81,12 +98,21 @@ def prepare(
     episodes = [e for e in episodes if e.method not in TRAIN_ONLY or e.split == "train"]
     episodes = [
         e for e in episodes
-        if (e.split, e.origin) != ("train", "derived") or _share(episode_id(e)) < derived_share
+        if (e.split, e.origin) != ("train", "derived") or _share(episode_id(e)) < mix.derived_share
     ]  # fmt: skip
     log.info("%d episodes are for validation", sum(episode.split == "validation" for episode in episodes))
     cache = EmbeddingCache(out / "embeddings", scorer)
     episodes = score(episodes, cache)
     episodes = without_seen(unique([*episodes, *mismatched(episodes, cache, rng)]))
+    told = ""
+    if labels:
+        episodes, count = verdicts.blend(episodes, judged, labels.share)
+        told = (
+            f"The relevance of {count} episodes is {labels.share:g} of a judge's verdict and {1 - labels.share:g} of "
+            f"the embedding scorer's; the other {len(episodes) - count} have no verdict and are labelled by the "
+            "scorer alone."
+        )
+        log.info("%s", told)
     splits = {split: [e for e in episodes if e.split == split] for split in ("train", "validation")}
     for split, rows in splits.items():
         if not rows:
@@ -96,7 +122,7 @@ def prepare(
             )
         write_episodes(out / f"{split}.parquet", rows)
     own.write(out, own.trained_on(splits["train"], data.tasks))
-    (out / "CARD.md").write_text(card.render(episodes), encoding="utf-8")
+    (out / "CARD.md").write_text(card.render(episodes, told), encoding="utf-8")
     log.info("wrote %s", out)
 
 

@@ -54,13 +54,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _subjects(pairs: Path | None, episodes: list[Episode] | None, bundles: list[Bundle]) -> list[Subject]:
     """Inputs that every one of the bundles can read."""
-    found = subjects.from_pairs(pairs, bundles[0]) if pairs else subjects.from_episodes(episodes or [])
+    found = _of_pairs(pairs, bundles[0]) if pairs else subjects.from_episodes(episodes or [])
     for bundle in bundles:
         kept = subjects.usable(found, bundle)
         if len(kept) < len(found):
             log.info("%s can't take %d of %d inputs", bundle.name, len(found) - len(kept), len(found))
         found = kept
     return found
+
+
+def _of_pairs(path: Path, bundle: Bundle) -> list[Subject]:
+    return subjects.from_pairs(path, tuple(bundle.tasks), tuple(bundle.format.modalities))
 
 
 def _loss(bundle: Bundle, episodes: list[Episode] | None) -> float | None:

@@ -50,13 +50,13 @@ def _is_reference(row: Episode) -> bool:
     return row.method in REFERENCE_METHODS and row.origin in REFERENCE_ORIGINS
 
 
-def from_pairs(path: Path, bundle: Bundle) -> list[Subject]:
+def from_pairs(path: Path, tasks: Sequence[str], modalities: Sequence[str]) -> list[Subject]:
     """Rows of `input`, `output`, `modality` and, unless it is `expand`, `task`. TrainingError names a bad line."""
     if not path.is_file():
         raise TrainingError(f"--pairs {path}: there is no such file")
     rows = numbered_rows(path, ("input", "output", "modality"))
     for number, row in rows:
-        for field, known in (("task", tuple(bundle.tasks)), ("modality", bundle.format.modalities)):
+        for field, known in (("task", tasks), ("modality", modalities)):
             if (value := row.get(field, REFERENCED_TASK)) not in known:
                 raise TrainingError(
                     f"{path}, line {number}: {field} {value!r} is unknown to the bundle, it has {', '.join(known)}"

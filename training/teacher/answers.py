@@ -78,7 +78,7 @@ def judge(answer: str, template: Template, asked: str) -> Verdict:
     """The usable part of one answer, before relevance and repetition across answers are looked at."""
     if _REFUSAL.search(answer):
         return Verdict("", "refusal")
-    whole = _paragraph(answer)
+    whole = first_paragraph(answer)
     if not whole:
         return Verdict("", "empty")
     if _MARKUP.search(whole):
@@ -91,7 +91,7 @@ def judge(answer: str, template: Template, asked: str) -> Verdict:
     return Verdict("", reason) if reason else Verdict(text, cut=len(text) < len(whole))
 
 
-def _paragraph(answer: str) -> str:
+def first_paragraph(answer: str) -> str:
     """The first paragraph, without quotation marks around it and without a preamble."""
     first = next(
         (part for part in re.split(r"\n\s*\n|\n(?=[A-Z][a-z]+:)", answer.strip()) if part.strip()), ""

@@ -11,22 +11,28 @@ import asyncio
 import json
 import logging
 import random
+import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from training.errors import TrainingError
-from training.teacher.journal import Answer, request_key
+from training.teacher import replies
+from training.teacher.journal import Answer
 from training.teacher.pace import Pace, backoff, retry_after
+from training.teacher.replies import BrokenReply, Reply
 
 log = logging.getLogger(__name__)
 
 LARGEST_BODY = 1 << 20  # bytes
 FATAL = {401, 402, 403, 404}
 RETRIED = {408, 409, 425, 429}
+FAILURES_IN_A_ROW = 20  # requests given up without one answer between them: the endpoint is gone
+
+Result = TypeVar("Result")
 
 
 class Unanswered(Exception):
@@ -65,28 +71,53 @@ class Endpoint:
     async def ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
         """The answer to one request. Raises Unanswered, or TrainingError when asking on makes no sense."""
         estimate = estimated_tokens(body)
-        for attempt in range(1, self.attempts + 1):
+        answer = await self._insist(estimate, lambda: self._answer(client, body))
+        self.pace.correct(answer.prompt_tokens + answer.completion_tokens - estimate)
+        return answer
+
+    async def models(self, client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        """What the endpoint says of its models. Raises as `ask` does."""
+        return await self._insist(0, lambda: self._models(client))
+
+    async def _insist(self, estimate: int, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """One attempt after another, as long as failing may pass."""
+        for number in range(1, self.attempts + 1):
             await self.pace.wait(estimate)
             try:
-                answer = await self._attempt(client, body)
+                result = await attempt()
             except _Again as failure:
                 self.outcomes[failure.outcome] += 1
                 if failure.wait_s is not None:
                     self.pace.pause(failure.wait_s)
-                if attempt == self.attempts:
+                if number == self.attempts:
                     raise Unanswered(failure.outcome) from failure
                 if failure.wait_s is None:
-                    await asyncio.sleep(backoff(attempt, self.backoff_s, self.longest_backoff_s, self.rng))
+                    await asyncio.sleep(backoff(number, self.backoff_s, self.longest_backoff_s, self.rng))
             else:
                 self.outcomes["200"] += 1
-                self.pace.correct(answer.prompt_tokens + answer.completion_tokens - estimate)
-                return answer
+                return result
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
+    async def _answer(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
+        reply = await self._attempt(client, "POST", "/chat/completions", body)
+        try:
+            return replies.answer(body, reply)
+        except BrokenReply as error:
+            raise _Again("broken body") from error
+
+    async def _models(self, client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        reply = await self._attempt(client, "GET", "/models")
+        try:
+            return [dict(each) for each in json.loads(reply.content)["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Again("broken body") from error
+
+    async def _attempt(
+        self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> Reply:
         try:
             async with asyncio.timeout(self.timeout_s):
-                status, headers, content = await self._post(client, body)
+                status, headers, reply = await self._send(client, method, path, body)
         except TimeoutError as error:
             raise _Again("timeout") from error
         except httpx.InvalidURL as error:
@@ -99,24 +130,28 @@ class Endpoint:
             raise _Again(str(status), retry_after(headers.get("Retry-After")))
         if status in FATAL:
             self.outcomes[str(status)] += 1
-            raise TrainingError(f"{self.url} answered {status}: {content[:300].decode(errors='replace')}")
+            raise TrainingError(
+                f"{self.url} answered {status}: {reply.content[:300].decode(errors='replace')}"
+            )
         if status != 200:
             self.outcomes[str(status)] += 1
-            raise Unanswered(f"{status}: {content[:200].decode(errors='replace')}")
-        return _parsed(body, content)
+            raise Unanswered(f"{status}: {reply.content[:200].decode(errors='replace')}")
+        return reply
 
-    async def _post(
-        self, client: httpx.AsyncClient, body: dict[str, Any]
-    ) -> tuple[int, httpx.Headers, bytes]:
+    async def _send(
+        self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None
+    ) -> tuple[int, httpx.Headers, Reply]:
         """Status, headers and body; a body without end is given up at LARGEST_BODY."""
-        url = self.url.rstrip("/") + "/chat/completions"
-        async with client.stream("POST", url, json=body) as response:
+        sent = time.monotonic()
+        async with client.stream(method, self.url.rstrip("/") + path, json=body) as response:
             content = bytearray()
+            arrivals = []
             async for part in response.aiter_bytes():
                 content += part
+                arrivals.append((len(content), time.monotonic() - sent))
                 if len(content) > LARGEST_BODY:
                     raise _Again("endless body")
-            return response.status_code, response.headers, bytes(content)
+            return response.status_code, response.headers, Reply(bytes(content), arrivals)
 
 
 def estimated_tokens(body: dict[str, Any]) -> int:
@@ -125,26 +160,9 @@ def estimated_tokens(body: dict[str, Any]) -> int:
     return characters // 4 + int(body["max_tokens"])
 
 
-def _parsed(body: dict[str, Any], content: bytes) -> Answer:
-    try:
-        data = json.loads(content)
-        choice = data["choices"][0]
-        usage = data.get("usage") or {}
-        text = choice["message"]["content"]
-        return Answer(
-            request_key(body),
-            "" if text is None else _text(text),
-            str(choice.get("finish_reason") or "unknown"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            str(data.get("model") or body["model"]),
-            datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Again("broken body") from error
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"content is {type(value).__name__}")
-    return value
+def gone(failures: int, how: str, url: str) -> TrainingError:
+    """The error that ends a run after so many failures in a row."""
+    return TrainingError(
+        f"{failures} requests in a row failed, the last with {how!r}; is {url} up? "
+        "What was answered is kept: the same command goes on"
+    )

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,12 +23,11 @@ from promptdial.command import word_count
 from promptdial.relevance import load_scorer
 from training import sources
 from training.errors import TrainingError
-from training.teacher import inputs, report, templates
+from training.teacher import inputs, options, report, templates
 from training.teacher.answers import Filter
-from training.teacher.endpoint import Endpoint, Unanswered
+from training.teacher.endpoint import FAILURES_IN_A_ROW, Endpoint, Unanswered, gone
 from training.teacher.inputs import Request
 from training.teacher.journal import Answer, Journal, request_key
-from training.teacher.pace import Pace
 from training.teacher.report import Tally
 from training.teacher.templates import Template
 
@@ -37,7 +35,6 @@ log = logging.getLogger(__name__)
 
 JUDGED_TOGETHER = 32
 PROGRESS_EVERY_S = 10.0
-FAILURES_IN_A_ROW = 20  # requests given up without one answer between them: the endpoint is gone
 TOKENS_PER_WORD = 1.5
 SPARE_TOKENS = 24
 
@@ -120,10 +117,7 @@ class Run:
         self.tally.given_up[how] += 1
         self._in_a_row += 1
         if self._in_a_row >= FAILURES_IN_A_ROW:
-            raise TrainingError(
-                f"{self._in_a_row} requests in a row failed, the last with {how!r}; is {self.endpoint.url} up? "
-                "What was answered is kept: the same command goes on"
-            )
+            raise gone(self._in_a_row, how, self.endpoint.url)
 
     def _affordable(self, key: str, body: dict[str, Any]) -> bool:
         """Whether the budget holds this request too, at its largest, besides those in flight; reserves it."""
@@ -214,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
         requests = _plan(args, teacher, loaded)
         state = Run(
             teacher,
-            _endpoint(args),
+            options.endpoint(args.teacher, args),
             Limits(args.minutes, args.max_tokens, args.max_cost, args.price_in, args.price_out),
             journal,
             Filter(load_scorer(args.scorer, args.threads)),
@@ -237,20 +231,6 @@ def _teacher(args: argparse.Namespace) -> Teacher:
     if args.frequency_penalty:
         sampling["frequency_penalty"] = args.frequency_penalty
     return Teacher(args.model, sampling, args.source or f"{args.model}-distilled", args.licence)
-
-
-def _endpoint(args: argparse.Namespace) -> Endpoint:
-    key = os.environ.get(args.api_key_env) if args.api_key_env else None
-    if args.api_key_env and not key:
-        raise TrainingError(f"the environment has no {args.api_key_env}, which --api-key-env names")
-    return Endpoint(
-        args.teacher,
-        key,
-        Pace(args.requests_per_minute, args.tokens_per_minute),
-        timeout_s=args.timeout,
-        attempts=args.attempts,
-        backoff_s=args.backoff,
-    )
 
 
 def _plan(args: argparse.Namespace, teacher: Teacher, loaded: Sequence[Template]) -> dict[str, Request]:
