@@ -58,4 +58,4 @@ class Pace:
         if not self._closed or not self.may_end:
             return False
         usual = self._words / self._sentences if self._sentences else SENTENCE
-        return self._wanted - self._words < usual / 2
+        return self._wanted - self._words <= usual / 2
