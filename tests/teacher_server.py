@@ -9,12 +9,14 @@ import contextlib
 import json
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from typing import Any
 # The outcome that a client has to count for each fault.
 OUTCOME = {
     "answer": "200",
+    "stream": "200",
+    "odd text": "200",
     "busy": "429",
     "busy with date": "429",
     "busy without word": "429",
@@ -30,12 +34,21 @@ OUTCOME = {
     "dribble": "timeout",
     "half": "broken body",
     "other": "broken body",
+    "cut stream": "broken body",
+    "failed stream": "broken body",
     "endless": "endless body",
+    "endless stream": "endless body",
     "drop": "connection",
+    "no handshake": "TLS",
     "refuse": "400",
+    "no key": "401",
     "no model": "404",
 }
-PASSING = ("busy", "busy without word", "error", "half", "other", "endless", "drop")
+PASSING = (
+    "busy", "busy with date", "busy without word", "error", "half", "other", "cut stream", "failed stream", "endless",
+    "endless stream", "drop",
+)  # fmt: skip
+CERTIFICATE = Path(__file__).with_name("teacher_tls.pem")
 Script = Callable[[str, int], str]  # the input asked and how often it was asked before -> a key of OUTCOME
 
 
@@ -46,6 +59,8 @@ class Teacher:
     script: Script = lambda asked, before: "answer"
     retry_after: str = "0"
     log_file: Path | None = None
+    model: str | None = None  # the only one it has; None answers for any
+    broken_handshakes: float = 0.0  # share of TLS connections
     log: list[tuple[str, str, float]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
@@ -57,7 +72,8 @@ class Teacher:
         """What to do with a request; noted before it is done."""
         asked = body["messages"][-1]["content"]
         with self._lock:
-            done = self.script(asked, self._asked[asked])
+            known = self.model in (None, body["model"])
+            done = self.script(asked, self._asked[asked]) if known else "no model"
             self._asked[asked] += 1
             self.log.append((done, asked, time.monotonic()))
             self.bodies.append(body)
@@ -100,12 +116,12 @@ class _Handler(BaseHTTPRequestHandler):
         whole = json.dumps(_completion(body)).encode()
         if done == "answer":
             self._send(200, whole)
-        elif done.startswith("busy"):
-            self._send(
-                429, b'{"error": {"message": "slow down"}}', {} if done.endswith("word") else self._wait()
-            )
-        elif done in ("error", "refuse", "no model"):
-            self._send(int(OUTCOME[done]), b'{"error": {"message": "no"}}')
+        elif done == "odd text":
+            self._send(200, whole.replace(b" with ", b" \\ud800 "))
+        elif done in ("stream", "cut stream", "failed stream"):
+            self._send(200, b"".join(_events(body, done)), {"Content-Type": "text/event-stream; charset=utf-8"})
+        elif OUTCOME[done] in ("429", "500", "400", "401", "404"):
+            self._send(int(OUTCOME[done]), b'{"error": {"message": "no"}}', self._wait(done))
         elif done == "half":
             self._send(200, whole[: len(whole) // 2])
         elif done == "other":
@@ -118,8 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._without_end(done)
 
-    def _wait(self) -> dict[str, str]:
-        return {"Retry-After": self.teacher.retry_after}
+    def _wait(self, done: str) -> dict[str, str]:
+        now = formatdate(usegmt=True)
+        return {"busy": {"Retry-After": self.teacher.retry_after}, "busy with date": {"Retry-After": now}}.get(done, {})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -131,9 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _without_end(self, done: str) -> None:
         """As fast as the socket takes it, or a byte now and then."""
         self.send_response(200)
+        if done == "endless stream":
+            self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         self.close_connection = True
-        piece, pause = (b" ", 0.05) if done == "dribble" else (b" " * 65_536, 0.0)
+        event = b'data: {"choices": [{"delta": {"content": "more and "}}]}\n\n'
+        piece = {"dribble": b" ", "endless": b" " * 65_536, "endless stream": event * 1000}[done]
+        pause = 0.05 if done == "dribble" else 0.0
         while not self.teacher.closing.wait(pause):
             self.wfile.write(piece)
 
@@ -153,22 +174,63 @@ def _completion(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _events(body: dict[str, Any], done: str) -> Iterator[bytes]:
+    """A streamed answer as servers of the protocol write it: role, words, finish reason, usage, end."""
+    whole = _completion(body)
+    words = whole["choices"][0]["message"]["content"].split(" ")
+    deltas = [{"role": "assistant", "content": None}, *({"content": f" {word}"} for word in words)]
+    deltas[1]["content"] = words[0]
+    for delta in deltas:
+        yield _event({"model": body["model"], "choices": [{"delta": delta, "finish_reason": None}]})
+    if done == "failed stream":
+        yield b'data: {"error": "CUDA error"}'
+    if done == "stream":
+        yield b": still here\r\n\r\n"
+        yield _event({"model": body["model"], "choices": [{"delta": {}, "finish_reason": "stop"}]})
+        yield _event({"model": body["model"], "choices": [], "usage": whole["usage"]})
+        yield b"data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+    teacher: Teacher
+    tls: ssl.SSLContext | None = None
+    rng = random.Random(5)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A new connection; its TLS handshake, if there is one, waits for the thread of the connection."""
+        connection, address = super().get_request()
+        if self.tls is None:
+            return connection, address
+        if self.rng.random() < self.teacher.broken_handshakes:
+            with connection:
+                connection.recv(65_536)  # unread bytes would reset the connection and hide the answer
+                self.teacher.log.append(("no handshake", "", time.monotonic()))
+                connection.sendall(b"no TLS is spoken here\r\n")
+            raise OSError("this connection is done with")
+        return self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is no news."""
 
 
 @contextlib.contextmanager
-def serving(teacher: Teacher) -> Iterator[str]:
+def serving(teacher: Teacher, tls: bool = False) -> Iterator[str]:
     """The base URL of the running server."""
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"teacher": teacher}))
+    server.teacher = teacher
+    if tls:
+        server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.tls.load_cert_chain(CERTIFICATE)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/v1"
     finally:
         teacher.closing.set()
         server.shutdown()

@@ -3,6 +3,9 @@
 Overload (429), server errors, timeouts, broken connections and broken bodies are tried again, with exponential backoff
 and jitter; `Retry-After` is kept to by all requests. A refused key, model or path stops the run: no retry would help.
 An answer that doesn't end is cut off by the deadline or by its size. Every attempt is counted by its outcome.
+
+Answers are asked for whole. A server that streams them nevertheless (`transformers serve` does) is understood; a
+stream counts as whole only once it has told its finish reason.
 """
 
 from __future__ import annotations
@@ -11,7 +14,10 @@ import asyncio
 import json
 import logging
 import random
+import re
+import ssl
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +33,7 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20  # bytes
 FATAL = {401, 402, 403, 404}
 RETRIED = {408, 409, 425, 429}
+_LINE_END = re.compile(r"\r\n|\n|\r")  # of server-sent events; str.splitlines has more
 
 
 class Unanswered(Exception):
@@ -94,7 +101,7 @@ class Endpoint:
         except httpx.UnsupportedProtocol as error:
             raise TrainingError(f"{self.url}: {error}") from error
         except httpx.HTTPError as error:
-            raise _Again("connection") from error
+            raise self._unreached(error) from error
         if status in RETRIED or status >= 500:
             raise _Again(str(status), retry_after(headers.get("Retry-After")))
         if status in FATAL:
@@ -103,7 +110,22 @@ class Endpoint:
         if status != 200:
             self.outcomes[str(status)] += 1
             raise Unanswered(f"{status}: {content[:200].decode(errors='replace')}")
-        return _parsed(body, content)
+        streamed = headers.get("Content-Type", "").startswith("text/event-stream")
+        return _parsed(body, content, _assembled if streamed else json.loads)
+
+    def _unreached(self, error: BaseException) -> Exception:
+        """What to raise for an attempt without an answer: a certificate that nobody vouches for won't get better."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return TrainingError(
+                    f"the certificate of {self.url} can't be verified ({cause.verify_message}): "
+                    "SSL_CERT_FILE can name a file with the certificate of its authority"
+                )
+            if isinstance(cause, ssl.SSLError):
+                return _Again("TLS")
+            cause = cause.__cause__ or cause.__context__
+        return _Again("connection")
 
     async def _post(
         self, client: httpx.AsyncClient, body: dict[str, Any]
@@ -120,31 +142,58 @@ class Endpoint:
 
 
 def estimated_tokens(body: dict[str, Any]) -> int:
-    """About what a request will take: four characters a token, and all that the answer may have."""
-    characters = sum(len(message["content"]) for message in body["messages"])
-    return characters // 4 + int(body["max_tokens"])
+    """About what a request will take: its prompt, and all that the answer may have."""
+    return _prompt_tokens(body) + int(body["max_tokens"])
 
 
-def _parsed(body: dict[str, Any], content: bytes) -> Answer:
+def _prompt_tokens(body: dict[str, Any]) -> int:
+    """Four characters a token."""
+    return sum(len(message["content"]) for message in body["messages"]) // 4
+
+
+def _parsed(body: dict[str, Any], content: bytes, read: Callable[[bytes], Any]) -> Answer:
+    """The answer in a body. Where the server counts no tokens, four characters are one."""
     try:
-        data = json.loads(content)
+        data = read(content)
         choice = data["choices"][0]
-        usage = data.get("usage") or {}
-        text = choice["message"]["content"]
+        usage = data.get("usage")
+        text = "" if choice["message"]["content"] is None else _text(choice["message"]["content"])
+        given = usage or {"prompt_tokens": _prompt_tokens(body), "completion_tokens": -(-len(text) // 4)}
         return Answer(
             request_key(body),
-            "" if text is None else _text(text),
+            text,
             str(choice.get("finish_reason") or "unknown"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            int(given.get("prompt_tokens") or 0),
+            int(given.get("completion_tokens") or 0),
             str(data.get("model") or body["model"]),
             datetime.now(UTC).isoformat(timespec="seconds"),
+            counted=bool(usage),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Again("broken body") from error
 
 
+def _assembled(content: bytes) -> dict[str, Any]:
+    """Server-sent events of a streamed answer, as the body of a whole one. ValueError if the end is missing."""
+    whole: dict[str, Any] = {}
+    parts, finish_reason = [], None
+    for line in _LINE_END.split(content.decode()):
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or data == "[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise ValueError(f"the stream broke off: {event['error']}")
+        whole |= {name: event[name] for name in ("model", "usage") if event.get(name)}
+        for choice in event["choices"][:1]:  # the last event may hold usage alone
+            parts.append(_text(choice["delta"].get("content") or ""))
+            finish_reason = choice.get("finish_reason") or finish_reason
+    if finish_reason is None:
+        raise ValueError("the stream ended without a finish reason")
+    return whole | {"choices": [{"message": {"content": "".join(parts)}, "finish_reason": finish_reason}]}
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"content is {type(value).__name__}")
-    return value
+    return value.encode(errors="replace").decode()  # half a surrogate pair, which JSON can hold, is no text

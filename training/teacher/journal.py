@@ -28,6 +28,7 @@ class Answer:
     completion_tokens: int
     served_model: str
     time: str
+    counted: bool = True  # whether the server counted the tokens; otherwise they are estimated
 
 
 def request_key(body: dict[str, Any]) -> str:
@@ -74,6 +75,6 @@ class Journal:
 def _parsed(path: Path, number: int, line: bytes) -> Answer:
     try:
         row = json.loads(line)
-        return Answer(**{field.name: row[field.name] for field in fields(Answer)})
+        return Answer(**{field.name: row[field.name] for field in fields(Answer) if field.name in row})
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}, line {number}: no answer ({error!r}); remove the line") from error
