@@ -59,6 +59,7 @@ class Teacher:
     script: Script = lambda asked, before: "answer"
     retry_after: str = "0"
     log_file: Path | None = None
+    answer: Callable[[str], str] | None = None  # instead of answer_to
     model: str | None = None  # the only one it has; None answers for any
     broken_handshakes: float = 0.0  # share of TLS connections
     log: list[tuple[str, str, float]] = field(default_factory=list)
@@ -113,13 +114,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._do(done, body)
 
     def _do(self, done: str, body: dict[str, Any]) -> None:
-        whole = json.dumps(_completion(body)).encode()
+        completion = _completion(body, self.teacher.answer or answer_to)
+        whole = json.dumps(completion).encode()
         if done == "answer":
             self._send(200, whole)
         elif done == "odd text":
             self._send(200, whole.replace(b" with ", b" \\ud800 "))
         elif done in ("stream", "cut stream", "failed stream"):
-            self._send(200, b"".join(_events(body, done)), {"Content-Type": "text/event-stream; charset=utf-8"})
+            self._send(
+                200, b"".join(_events(completion, done)), {"Content-Type": "text/event-stream; charset=utf-8"}
+            )
         elif OUTCOME[done] in ("429", "500", "400", "401", "404"):
             self._send(int(OUTCOME[done]), b'{"error": {"message": "no"}}', self._wait(done))
         elif done == "half":
@@ -136,7 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _wait(self, done: str) -> dict[str, str]:
         now = formatdate(usegmt=True)
-        return {"busy": {"Retry-After": self.teacher.retry_after}, "busy with date": {"Retry-After": now}}.get(done, {})
+        return {
+            "busy": {"Retry-After": self.teacher.retry_after},
+            "busy with date": {"Retry-After": now},
+        }.get(done, {})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -162,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _completion(body: dict[str, Any]) -> dict[str, Any]:
-    text = answer_to(body["messages"][-1]["content"])
+def _completion(body: dict[str, Any], answer: Callable[[str], str]) -> dict[str, Any]:
+    text = answer(body["messages"][-1]["content"])
     return {
         "model": body["model"],
         "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
@@ -174,20 +181,22 @@ def _completion(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _events(body: dict[str, Any], done: str) -> Iterator[bytes]:
+def _events(whole: dict[str, Any], done: str) -> Iterator[bytes]:
     """A streamed answer as servers of the protocol write it: role, words, finish reason, usage, end."""
-    whole = _completion(body)
     words = whole["choices"][0]["message"]["content"].split(" ")
-    deltas = [{"role": "assistant", "content": None}, *({"content": f" {word}"} for word in words)]
+    deltas: list[dict[str, str | None]] = [
+        {"role": "assistant", "content": None},
+        *({"content": f" {word}"} for word in words),
+    ]
     deltas[1]["content"] = words[0]
     for delta in deltas:
-        yield _event({"model": body["model"], "choices": [{"delta": delta, "finish_reason": None}]})
+        yield _event({"model": whole["model"], "choices": [{"delta": delta, "finish_reason": None}]})
     if done == "failed stream":
         yield b'data: {"error": "CUDA error"}'
     if done == "stream":
         yield b": still here\r\n\r\n"
-        yield _event({"model": body["model"], "choices": [{"delta": {}, "finish_reason": "stop"}]})
-        yield _event({"model": body["model"], "choices": [], "usage": whole["usage"]})
+        yield _event({"model": whole["model"], "choices": [{"delta": {}, "finish_reason": "stop"}]})
+        yield _event({"model": whole["model"], "choices": [], "usage": whole["usage"]})
         yield b"data: [DONE]\n\n"
 
 
