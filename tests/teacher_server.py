@@ -184,7 +184,7 @@ def _completion(body: dict[str, Any], answer: Callable[[str], str]) -> dict[str,
 def _events(whole: dict[str, Any], done: str) -> Iterator[bytes]:
     """A streamed answer as servers of the protocol write it: role, words, finish reason, usage, end."""
     words = whole["choices"][0]["message"]["content"].split(" ")
-    deltas: list[dict[str, str | None]] = [
+    deltas: list[dict[str, Any]] = [
         {"role": "assistant", "content": None},
         *({"content": f" {word}"} for word in words),
     ]
