@@ -77,7 +77,7 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Leave out other fields from here on. What is left out depends on seed, epoch and place alone, so that
-        processes that share an epoch, and a resumed run, see what one process would have seen."""
+        processes that share an epoch see what one process would have seen."""
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
