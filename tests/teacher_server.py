@@ -25,6 +25,7 @@ from typing import Any
 # The outcome that a client has to count for each fault.
 OUTCOME = {
     "answer": "200",
+    "whole": "200",  # also where a stream is asked for
     "stream": "200",
     "bare stream": "200",  # no usage, no [DONE], lines that end in CR LF
     "odd text": "200",
@@ -142,12 +143,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self, done: str, body: dict[str, Any]) -> None:
         completion = _completion(body, self.teacher.reply)
-        wanted = bool(body.get("stream"))
+        wanted = bool(body.get("stream")) and done != "whole"
         events = list(_events(completion, done))
         whole = b"".join(events) if wanted else json.dumps(completion).encode()
         if done in STREAMED or (done == "answer" and wanted):
             self._stream(events)
-        elif done == "answer":
+        elif done in ("answer", "whole"):
             self._send(200, whole)
         elif done == "odd text":
             self._send(200, whole.replace(b" with ", b" \\ud800 "))

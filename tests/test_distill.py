@@ -22,7 +22,10 @@ from training import sources
 from training.errors import TrainingError
 from training.teacher import templates
 from training.teacher.answers import judge
+from training.teacher.endpoint import Endpoint
+from training.teacher.journal import Answer
 from training.teacher.pace import Pace, retry_after
+from training.teacher.replies import STREAMED
 
 TASK = """
 task = "expand"
@@ -139,6 +142,27 @@ def test_a_stream_without_counts_and_without_its_last_line_is_a_whole_answer(
     assert {row["text"] for row in answers} <= {answer_to(text) for text in asked}
     assert report(given)["answered"] == report(given)["tokens_estimated"] == 20
     assert all(row["completion_tokens"] == -(-len(row["text"]) // 4) for row in answers)
+
+
+@pytest.mark.parametrize("sent", ["whole", "stream", "bare stream"])
+@pytest.mark.parametrize("wanted", [{}, STREAMED])
+def test_what_came_is_read_as_what_it_is_whichever_was_asked_for(sent: str, wanted: dict[str, Any]) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a fox"}], "max_tokens": 60, **wanted}
+
+    async def ask(url: str) -> Answer:
+        endpoint = Endpoint(url, None, Pace(None, None), attempts=1)
+        async with endpoint.client(1) as client:
+            return await endpoint.ask(client, body)
+
+    with serving(Teacher(lambda asked, before: sent)) as url:
+        answer = asyncio.run(ask(url))
+    assert answer.text == answer_to("a fox") and answer.finish_reason == "stop"
+    assert answer.counted == (sent != "bare stream")
+    assert answer.total_s is not None
+    if sent == "whole":
+        assert answer.first_s is None
+    else:
+        assert answer.first_s is not None and 0 < answer.first_s <= answer.total_s
 
 
 def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(given: Path, tiny_bundle: Path) -> None:

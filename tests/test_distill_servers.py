@@ -151,6 +151,7 @@ def test_a_model_that_transformers_can_t_load_is_given_up(given: Path, tiny_bund
 
 
 @pytest.mark.system
+@pytest.mark.llamacpp
 def test_llama_cpp_counts_its_tokens_and_nothing_is_lost(given: Path, model: Path, tiny_bundle: Path) -> None:
     """llama.cpp's server for Python, compiled into an environment of its own."""
     requirements = Path(__file__).parent / "requirements"
