@@ -51,6 +51,7 @@ def make_model(folder: Path) -> Path:
         pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
+    assert model.generation_config is not None
     model.generation_config.do_sample = True
     model.save_pretrained(folder)
     return folder
@@ -70,8 +71,8 @@ def write_gguf(folder: Path, path: Path) -> None:
     ):  # fmt: skip
         add(value)
     _write_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
-    for name, value in load_file(folder / "model.safetensors").items():
-        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(value, np.float32))
+    for name, weight in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(weight, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -78,7 +78,7 @@ def processors() -> int:
     """CPUs of the cluster."""
     import ray  # noqa: PLC0415
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
 def mapped(

@@ -320,11 +320,12 @@ class OutputTrainer(Trainer):
     """Trainer whose loss multiplies the vocabulary at output positions only."""
 
     def __init__(self, *, with_muon: bool, model: GPT2LMHeadModel, **kwargs: Any) -> None:
-        for block in model.transformer.h:
+        blocks: Any = model.transformer.h
+        for block in blocks:
             # The same function as gelu_new in one kernel instead of eight.
             block.mlp.act = torch.nn.GELU(approximate="tanh")
         # The loss comes out of `forward`, since that is where autocast and the averaging of gradients are hooked in.
-        model.forward = MethodType(_forward, model)  # type: ignore[method-assign]
+        model.forward = MethodType(_forward, model)
         super().__init__(model=model, **kwargs)
         self._muon = with_muon
 

@@ -154,7 +154,7 @@ class Run:
     def affordable(self, most: int) -> list[str]:
         """The next requests, at most so many, that the budget holds at their largest; reserves them."""
         self.stopped = ""
-        keys = []
+        keys: list[str] = []
         while len(keys) < most and (key := next(self.todo, None)) is not None:
             if not self._affordable(key, self.body(key)):
                 self.todo = chain([key], self.todo)
