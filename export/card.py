@@ -7,10 +7,11 @@ from typing import Any
 
 LIMITS_OF_USE = """
 It writes English prompts for image and video generators and for design templates. It was trained on the
-texts named above and on nothing else: it has no knowledge of the world beyond them, repeats their style, and
-can invent or drop what the input asked for. It doesn't filter what it is given or what it writes. The
-relevance that is reported is the cosine of two sentence embeddings (all-MiniLM-L6-v2); a high value is not a
-judgement of quality, and a copy of the input scores 1.
+texts named above and on nothing else (what stands under "composed by rule" was written by a program about the
+source's texts: docs/training.md in the repository): it has no knowledge of the world beyond them, repeats
+their style, and can invent or drop what the input asked for. It doesn't filter what it is given or what it
+writes. The relevance that is reported is the cosine of two sentence embeddings (all-MiniLM-L6-v2); a high
+value is not a judgement of quality, and a copy of the input scores 1.
 """
 
 
@@ -43,11 +44,15 @@ def model_card(manifest: Mapping[str, Any]) -> str:
 def _data(sources: Sequence[Mapping[str, Any]]) -> str:
     if not sources:
         return "None recorded: this checkpoint doesn't say what it was trained on."
-    lines = ["| source | rows | licence | attribution |", "|---|---|---|---|"]
+    lines = [
+        "| source | rows | of them composed by rule | licence | attribution |",
+        "|---|---:|---:|---|---|",
+    ]
     for row in sources:
         cells = (
             row.get("source", ""),
             row.get("rows", ""),
+            row.get("by_rule", ""),
             row.get("licence", ""),
             row.get("attribution", ""),
         )

@@ -20,10 +20,20 @@ def render(episodes: Sequence[Episode], labels: str = "") -> str:
 
 
 def source_rows(episodes: Sequence[Episode]) -> list[dict[str, object]]:
-    """Sources with licence, rows and the credit to give, most rows first; what model cards state."""
+    """Sources with licence, rows and the credit to give, most rows first; what model cards state.
+
+    `by_rule`: rows whose output is not the source's text, but composed by rule about it.
+    """
     counts = Counter((episode.source, episode.licence) for episode in episodes)
+    by_rule = Counter((e.source, e.licence) for e in episodes if e.origin == "generated")
     return [
-        {"source": source, "licence": licence, "rows": rows, "attribution": credit(source)}
+        {
+            "source": source,
+            "licence": licence,
+            "rows": rows,
+            "by_rule": by_rule[source, licence],
+            "attribution": credit(source),
+        }
         for (source, licence), rows in counts.most_common()
     ]
 
