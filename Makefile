@@ -16,7 +16,7 @@ SYSTEM_TOOLS := curl prometheus promtool podman runc mmdebstrap docker-compose
 SYSTEM_PACKAGES := curl prometheus podman runc mmdebstrap docker-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system image-check lint check bench bench-peers loadtest loadtest-open train-small
+.PHONY: help serve test test-system test-llamacpp image-check lint check bench bench-peers loadtest loadtest-open train-small
 .PHONY: export-small lock clean
 .SUFFIXES:
 
@@ -31,7 +31,10 @@ test: $(VENV)/.dev ## Run every test that needs only what pip installs
 	@$(VENV)/bin/python -m pytest -m "not system" $(PYTEST_ARGS)
 
 test-system: $(VENV)/.dev system-tools ## Run the tests against system programs (installs Debian packages)
-	@$(VENV)/bin/python -m pytest -m system $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -m "system and not llamacpp" $(PYTEST_ARGS)
+
+test-llamacpp: $(VENV)/.dev ## Run the test against llama.cpp's server; compiles it into .venv-peers once, which takes minutes
+	@$(VENV)/bin/python -m pytest --capture=no -m llamacpp $(PYTEST_ARGS)
 
 image-check: $(VENV)/.dev system-tools ## Build the image with podman, run it, ask it, end it; figures in build/image.json
 	@IMAGE_REPORT=build/image.json $(VENV)/bin/python -m pytest --capture=no -m system tests/test_image.py $(PYTEST_ARGS)

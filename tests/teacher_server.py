@@ -10,12 +10,14 @@ import contextlib
 import json
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ from typing import Any
 # The outcome that a client has to count for each fault.
 OUTCOME = {
     "answer": "200",
+    "whole": "200",  # also where a stream is asked for
+    "stream": "200",
+    "bare stream": "200",  # no usage, no [DONE], lines that end in CR LF
+    "odd text": "200",
     "busy": "429",
     "busy with date": "429",
     "busy without word": "429",
@@ -31,12 +37,23 @@ OUTCOME = {
     "dribble": "timeout",
     "half": "broken body",
     "other": "broken body",
+    "cut stream": "broken body",
+    "failed stream": "broken body",
     "endless": "endless body",
+    "endless stream": "endless body",
     "drop": "connection",
+    "no handshake": "TLS",
     "refuse": "400",
+    "no key": "401",
     "no model": "404",
 }
-PASSING = ("busy", "busy without word", "error", "half", "other", "endless", "drop")
+PASSING = (
+    "busy", "busy with date", "busy without word", "error", "half", "other", "cut stream", "failed stream", "endless",
+    "endless stream", "drop",
+)  # fmt: skip
+STREAMED = ("stream", "bare stream", "cut stream", "failed stream")  # also where a whole answer is asked for
+EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
+CERTIFICATE = Path(__file__).with_name("teacher_tls.pem")
 Script = Callable[[str, int], str]  # the input asked and how often it was asked before -> a key of OUTCOME
 CRITERIA = ("entities", "attributes", "counts", "quoted_text", "consistent")
 GARBLED = ("The description is fine.", '{"entities": 4}', '{"entities": 9, "attributes": 1, "counts": null, '
@@ -51,7 +68,9 @@ class Teacher:
     retry_after: str = "0"
     log_file: Path | None = None
     reply: Callable[[str], str] = field(default_factory=lambda: answer_to)
+    model: str | None = None  # the only one it has; None answers for any
     parameters: int | None = None  # told by GET /models, as llama.cpp's server does
+    broken_handshakes: float = 0.0  # share of TLS connections
     log: list[tuple[str, str, float]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
@@ -63,7 +82,8 @@ class Teacher:
         """What to do with a request; noted before it is done."""
         asked = body["messages"][-1]["content"]
         with self._lock:
-            done = self.script(asked, self._asked[asked])
+            known = self.model in (None, body["model"])
+            done = self.script(asked, self._asked[asked]) if known else "no model"
             self._asked[asked] += 1
             self.log.append((done, asked, time.monotonic()))
             self.bodies.append(body)
@@ -123,19 +143,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self, done: str, body: dict[str, Any]) -> None:
         completion = _completion(body, self.teacher.reply)
-        whole = _streamed(completion) if body.get("stream") else json.dumps(completion).encode()
-        if done == "answer" and body.get("stream"):
-            self._stream(whole)
-        elif done == "answer":
+        wanted = bool(body.get("stream")) and done != "whole"
+        events = list(_events(completion, done))
+        whole = b"".join(events) if wanted else json.dumps(completion).encode()
+        if done in STREAMED or (done == "answer" and wanted):
+            self._stream(events)
+        elif done in ("answer", "whole"):
             self._send(200, whole)
-        elif done.startswith("busy"):
-            self._send(
-                429, b'{"error": {"message": "slow down"}}', {} if done.endswith("word") else self._wait()
-            )
-        elif done in ("error", "refuse", "no model"):
-            self._send(int(OUTCOME[done]), b'{"error": {"message": "no"}}')
+        elif done == "odd text":
+            self._send(200, whole.replace(b" with ", b" \\ud800 "))
+        elif OUTCOME[done] in ("429", "500", "400", "401", "404"):
+            self._send(int(OUTCOME[done]), b'{"error": {"message": "no"}}', self._wait(done))
         elif done == "half":
-            self._send(200, whole[: len(whole) // 2])
+            self._send(200, whole[: len(whole) // 2], EVENTS if wanted else None)
         elif done == "other":
             self._send(200, b'{"choices": [{"message": {"content": 7}}]}')
         elif done == "drop":
@@ -146,8 +166,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._without_end(done)
 
-    def _wait(self) -> dict[str, str]:
-        return {"Retry-After": self.teacher.retry_after}
+    def _wait(self, done: str) -> dict[str, str]:
+        now = formatdate(usegmt=True)
+        return {
+            "busy": {"Retry-After": self.teacher.retry_after},
+            "busy with date": {"Retry-After": now},
+        }.get(done, {})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -156,22 +180,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _stream(self, whole: bytes) -> None:
-        """An event at a time."""
+    def _stream(self, events: list[bytes]) -> None:
+        """An event at a time; the connection's end is the body's."""
+        self._begin(EVENTS)
+        for event in events:
+            self.wfile.write(event)
+            self.wfile.flush()
+
+    def _begin(self, headers: dict[str, str]) -> None:
+        """The head of a body whose size is not told."""
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.close_connection = True
-        for event in whole.split(b"\n\n"):
-            self.wfile.write(event + b"\n\n")
-            self.wfile.flush()
 
     def _without_end(self, done: str) -> None:
         """As fast as the socket takes it, or a byte now and then."""
-        self.send_response(200)
-        self.end_headers()
-        self.close_connection = True
-        piece, pause = (b" ", 0.05) if done == "dribble" else (b" " * 65_536, 0.0)
+        self._begin(EVENTS if done == "endless stream" else {})
+        event = b'data: {"choices": [{"delta": {"content": "more and "}}]}\n\n'
+        piece = {"dribble": b" ", "endless": b" " * 65_536, "endless stream": event * 1000}[done]
+        pause = 0.05 if done == "dribble" else 0.0
         while not self.teacher.closing.wait(pause):
             self.wfile.write(piece)
 
@@ -191,37 +220,68 @@ def _completion(body: dict[str, Any], reply: Callable[[str], str]) -> dict[str, 
     }
 
 
-def _streamed(completion: dict[str, Any]) -> bytes:
-    """The completion as events: a role, a piece a word, the reason for the end, the usage, and the end."""
-    choice = completion["choices"][0]
-    words = choice["message"]["content"].split(" ")
-    pieces = [words[0], *(f" {word}" for word in words[1:])]
-    deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
-    events: list[dict[str, Any]] = [
-        {"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas
+def _events(whole: dict[str, Any], done: str) -> Iterator[bytes]:
+    """A completion as servers of the protocol stream it: role, words, finish reason, usage, end."""
+    choice = whole["choices"][0]
+    first, *words = choice["message"]["content"].split(" ")
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None},
+        *({"content": piece} for piece in (first, *(f" {word}" for word in words))),
     ]
-    events.append({"choices": [{"delta": {}, "finish_reason": choice["finish_reason"]}]})
-    events.append({"choices": [], "usage": completion["usage"]})
-    lines = [json.dumps({"model": completion["model"], **event}) for event in events]
-    return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+    line_end = b"\r\n" if done == "bare stream" else b"\n"
+
+    def event(**facts: Any) -> bytes:
+        return b"data: " + json.dumps({"model": whole["model"], **facts}).encode() + 2 * line_end
+
+    for delta in deltas:
+        yield event(choices=[{"delta": delta, "finish_reason": None}])
+    if done == "failed stream":
+        yield b'data: {"error": "CUDA error"}'
+    if done in ("cut stream", "failed stream"):
+        return
+    yield event(choices=[{"delta": {}, "finish_reason": choice["finish_reason"]}])
+    if done != "bare stream":
+        yield b": still here\r\n\r\n"
+        yield event(choices=[], usage=whole["usage"])
+        yield b"data: [DONE]\n\n"
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+    teacher: Teacher
+    tls: ssl.SSLContext | None = None
+    rng = random.Random(5)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A new connection; its TLS handshake, if there is one, waits for the thread of the connection."""
+        connection, address = super().get_request()
+        if self.tls is None:
+            return connection, address
+        if self.rng.random() < self.teacher.broken_handshakes:
+            with connection:
+                connection.recv(65_536)  # unread bytes would reset the connection and hide the answer
+                self.teacher.log.append(("no handshake", "", time.monotonic()))
+                connection.sendall(b"no TLS is spoken here\r\n")
+            raise OSError("this connection is done with")
+        return self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that left is no news."""
 
 
 @contextlib.contextmanager
-def serving(teacher: Teacher) -> Iterator[str]:
+def serving(teacher: Teacher, tls: bool = False) -> Iterator[str]:
     """The base URL of the running server."""
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"teacher": teacher}))
+    server.teacher = teacher
+    if tls:
+        server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.tls.load_cert_chain(CERTIFICATE)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/v1"
     finally:
         teacher.closing.set()
         server.shutdown()

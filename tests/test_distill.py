@@ -11,19 +11,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.teacher_server import Teacher, answer_to, faulty, serving
+from tests.teacher_server import CERTIFICATE, Teacher, answer_to, faulty, serving
 from training import sources
 from training.errors import TrainingError
 from training.teacher import templates
 from training.teacher.answers import judge
+from training.teacher.endpoint import Endpoint
+from training.teacher.journal import Answer
 from training.teacher.pace import Pace, retry_after
+from training.teacher.replies import STREAMED
 
 TASK = """
 task = "expand"
@@ -42,12 +44,22 @@ PASSES_SOON = ("--backoff", "0.01", "--timeout", "10")
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
     """A folder with one task template and 200 inputs."""
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "expand-image.toml").write_text(TASK)
-    rng = random.Random(1)
-    words = ["".join(rng.choices("bdfgklmnprstv", k=3)) + rng.choice("aeiou") + "n" for _ in range(200)]
-    (tmp_path / "inputs.txt").write_text("".join(f"a {word} number {i}\n" for i, word in enumerate(words)))
+    write_task(tmp_path)
+    write_inputs(tmp_path, 200)
     return tmp_path
+
+
+def write_task(folder: Path) -> None:
+    """`tasks` with one template in it."""
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "expand-image.toml").write_text(TASK)
+
+
+def write_inputs(folder: Path, count: int) -> None:
+    """So many different inputs, each ending in its number."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("bdfgklmnprstv", k=3)) + rng.choice("aeiou") + "n" for _ in range(count)]
+    (folder / "inputs.txt").write_text("".join(f"a {word} number {i}\n" for i, word in enumerate(words)))
 
 
 def command(given: Path, url: str, scorer: Path, *more: str) -> list[str]:
@@ -67,26 +79,126 @@ def distill(given: Path, url: str, scorer: Path, *more: str, code: int = 0, **en
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def report(given: Path) -> dict[str, Any]:
     return dict(json.loads((given / "run" / "report.json").read_text()))
 
 
-def test_faults_that_pass_cost_no_answer_and_the_report_counts_what_the_server_did(
+def test_of_a_thousand_requests_all_are_answered_that_can_be_and_the_report_counts_what_the_server_did(
     given: Path, tiny_bundle: Path
 ) -> None:
-    teacher = Teacher(faulty(0.2, seed=3))
+    """A fifth of the attempts fails in a way that passes, and thirty requests can't be answered at all."""
+    write_inputs(given, 1000)
+    passing = faulty(0.2, seed=3)
+
+    def script(asked: str, before: int) -> str:
+        hopeless = {7: "refuse", 17: "half", 27: "error"}.get(number_of(asked) % 100)
+        return hopeless or passing(asked, before)
+
+    teacher = Teacher(script)
+    with serving(teacher) as url:
+        distill(given, url, tiny_bundle, "--concurrency", "32")
+    asked = [line for line in (given / "inputs.txt").read_text().splitlines()
+             if number_of(line) % 100 not in (7, 17, 27)]  # fmt: skip
+    answers = lines(given / "run" / "answers.jsonl")
+    assert sorted(row["text"] for row in answers) == sorted(answer_to(text) for text in asked)
+    told = report(given)
+    assert told["attempts"] == dict(teacher.outcomes)
+    assert set(teacher.outcomes) == {"200", "400", "429", "500", "broken body", "endless body", "connection"}
+    assert told["answered"] == 970 and sum(told["given_up"].values()) == 30
+    assert (told["given_up"]["broken body"], told["given_up"]["500"]) == (10, 10)
+    assert told["completion_tokens"] == sum(len(answer_to(text).split()) for text in asked)
+    assert told["tokens_estimated"] == 0 and told["served_models"] == {"tiny": 970}
+    assert sum(told["reasons"].values()) == 970
+
+
+def number_of(asked: str) -> int:
+    """The number at the end of an input."""
+    return int(asked.rsplit(maxsplit=1)[-1])
+
+
+def test_a_streamed_answer_is_read_like_a_whole_one(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher(
+        lambda asked, before: "stream" if before else ("cut stream", "stream")[number_of(asked) % 2]
+    )
     with serving(teacher) as url:
         distill(given, url, tiny_bundle)
+    asked = (given / "inputs.txt").read_text().splitlines()
+    answers = lines(given / "run" / "answers.jsonl")
+    assert sorted(row["text"] for row in answers) == sorted(answer_to(text) for text in asked)
+    assert report(given)["attempts"] == dict(teacher.outcomes) == {"200": 200, "broken body": 100}
+    assert report(given)["completion_tokens"] == sum(len(answer_to(text).split()) for text in asked)
+
+
+def test_a_stream_without_counts_and_without_its_last_line_is_a_whole_answer(
+    given: Path, tiny_bundle: Path
+) -> None:
+    with serving(Teacher(lambda asked, before: "bare stream")) as url:
+        distill(given, url, tiny_bundle, "--count", "20")
     answers = lines(given / "run" / "answers.jsonl")
     asked = (given / "inputs.txt").read_text().splitlines()
-    assert sorted(row["text"] for row in answers) == sorted(answer_to(text) for text in asked)
+    assert {row["text"] for row in answers} <= {answer_to(text) for text in asked}
+    assert report(given)["answered"] == report(given)["tokens_estimated"] == 20
+    assert all(row["completion_tokens"] == -(-len(row["text"]) // 4) for row in answers)
+
+
+@pytest.mark.parametrize("sent", ["whole", "stream", "bare stream"])
+@pytest.mark.parametrize("wanted", [{}, STREAMED])
+def test_what_came_is_read_as_what_it_is_whichever_was_asked_for(sent: str, wanted: dict[str, Any]) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a fox"}], "max_tokens": 60, **wanted}
+
+    async def ask(url: str) -> Answer:
+        endpoint = Endpoint(url, None, Pace(None, None), attempts=1)
+        async with endpoint.client(1) as client:
+            return await endpoint.ask(client, body)
+
+    with serving(Teacher(lambda asked, before: sent)) as url:
+        answer = asyncio.run(ask(url))
+    assert answer.text == answer_to("a fox") and answer.finish_reason == "stop"
+    assert answer.counted == (sent != "bare stream")
+    assert answer.total_s is not None
+    if sent == "whole":
+        assert answer.first_s is None
+    else:
+        assert answer.first_s is not None and 0 < answer.first_s <= answer.total_s
+
+
+def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(given: Path, tiny_bundle: Path) -> None:
+    with serving(Teacher(lambda asked, before: "odd text")) as url:
+        distill(given, url, tiny_bundle, "--count", "5")
+    assert all(" ? " in row["text"] for row in lines(given / "run" / "answers.jsonl"))
+    assert report(given)["answered"] == 5
+
+
+def test_broken_handshakes_are_counted_and_tried_again(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher(faulty(0.2, seed=4), broken_handshakes=0.4)
+    with serving(teacher, tls=True) as url:
+        distill(given, url, tiny_bundle, SSL_CERT_FILE=str(CERTIFICATE))
+    assert report(given)["answered"] == 200
     assert report(given)["attempts"] == dict(teacher.outcomes)
-    assert set(teacher.outcomes) == {"200", "429", "500", "broken body", "endless body", "connection"}
-    assert report(given)["completion_tokens"] == sum(len(answer_to(text).split()) for text in asked)
-    assert sum(report(given)["reasons"].values()) == 200
+    assert teacher.outcomes["TLS"] > 5
+
+
+def test_a_certificate_that_nobody_vouches_for_stops_the_run_at_once(given: Path, tiny_bundle: Path) -> None:
+    teacher = Teacher()
+    with serving(teacher, tls=True) as url:
+        said = distill(given, url, tiny_bundle, code=1)
+    assert "the certificate of https://127.0.0.1" in said and "self-signed certificate" in said
+    assert "SSL_CERT_FILE" in said
+    assert not teacher.log
+
+
+def test_a_model_that_the_server_does_not_have_stops_the_run_with_the_server_s_words(
+    given: Path, tiny_bundle: Path
+) -> None:
+    teacher = Teacher(model="another")
+    with serving(teacher) as url:
+        said = distill(given, url, tiny_bundle, code=1)
+    assert 'answered 404: {"error": {"message": "no"}}' in said
+    assert 1 <= len(teacher.log) <= 8
+    assert report(given)["attempts"]["404"] >= 1
 
 
 def test_rows_follow_from_the_answers_and_can_be_prepared(given: Path, tiny_bundle: Path) -> None:
@@ -113,8 +225,8 @@ def test_rows_follow_from_the_answers_and_can_be_prepared(given: Path, tiny_bund
 
 def test_what_can_t_be_answered_is_given_up_and_counted(given: Path, tiny_bundle: Path) -> None:
     def script(asked: str, before: int) -> str:
-        number = int(asked.rsplit(maxsplit=1)[-1])
-        return {0: "refuse", 1: "error", 2: "dribble", 3: "hang"}.get(number, "answer")
+        faults = {0: "refuse", 1: "error", 2: "dribble", 3: "hang"}
+        return faults.get(number_of(asked), "answer")
 
     teacher = Teacher(script)
     with serving(teacher) as url:
@@ -127,40 +239,44 @@ def test_what_can_t_be_answered_is_given_up_and_counted(given: Path, tiny_bundle
     assert report(given)["stopped"] == "with requests left"
 
 
-def test_killing_the_run_again_and_again_loses_and_doubles_nothing(given: Path, tiny_bundle: Path) -> None:
-    log, kills, rng = given / "server.log", 5, random.Random(7)
+def test_killing_the_run_twenty_times_loses_and_doubles_nothing(given: Path, tiny_bundle: Path) -> None:
+    """Half of the kills come at a random time after the start, the others once some more answers are there."""
+    log, rng = given / "server.log", random.Random(7)
+    write_inputs(given, 400)
     server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "5"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert server.stdout is not None
+    journal = given / "run" / "answers.jsonl"
+    kept: list[bytes] = []
     try:
         url = server.stdout.readline().strip()
-        journal = given / "run" / "answers.jsonl"
-        kept: list[bytes] = []
-        for _ in range(kills):
-            process = subprocess.Popen(command(given, url, tiny_bundle, "--requests-per-minute", "3000"),
+        for kill in range(20):
+            process = subprocess.Popen(command(given, url, tiny_bundle, "--requests-per-minute", "6000"),
                                        stderr=subprocess.DEVNULL)  # fmt: skip
-            enough = len(kept) + rng.randint(1, 35)
-            while process.poll() is None and (
-                not journal.exists() or journal.read_bytes().count(b"\n") < enough
-            ):
+            enough = len(kept) + rng.randint(1, 30) if kill % 2 else 10**9
+            latest = time.monotonic() + (60.0 if kill % 2 else rng.uniform(0.2, 3.0))
+            while process.poll() is None and time.monotonic() < latest and _lines_of(journal) < enough:
                 time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
-            now = journal.read_bytes().split(b"\n")[:-1]
+            now = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
             assert now[: len(kept)] == kept
             kept = now
-        assert 0 < len(kept) < 200
+        assert 0 < len(kept) < 400
         distill(given, url, tiny_bundle)
     finally:
         server.communicate("")
     answers = lines(journal)
-    assert len({row["key"] for row in answers}) == len(answers) == 200
+    assert len({row["key"] for row in answers}) == len(answers) == 400
+    assert [json.loads(line) for line in kept] == answers[: len(kept)]
     rows = lines(given / "run" / "pairs.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == report(given)["accepted"]
-    served = Counter(
-        asked for done, asked in map(json.loads, log.read_text().splitlines()) if done == "answer"
-    )
-    assert sum(served.values()) - 200 <= kills * 8
+    served = [done for done, _ in map(json.loads, log.read_text().splitlines()) if done == "answer"]
+    assert len(served) - 400 <= 20 * 8  # eight requests are in flight at a time
+
+
+def _lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_a_line_cut_off_by_a_crash_is_asked_again(given: Path, tiny_bundle: Path) -> None:

@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_distill(commands)
     judging.add_judge(commands)
     _add_prepare(commands)
+    _add_score(commands)
     _add_tokenizer(commands)
     _add_train(commands)
     _add_improve(commands)
@@ -79,7 +80,18 @@ def _add_distill(commands: Commands) -> None:
     )
     parser.add_argument("--threads", type=_positive, default=1, help="of the scorer; default %(default)s")
     _add_asking(parser.add_argument_group("asking"))
+    _add_ray(parser)
     parser.set_defaults(run=_distill)
+
+
+def _add_ray(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("on a cluster")
+    group.add_argument(
+        "--ray", metavar="ADDRESS", help="spread the work with Ray: an address, or `local` for this machine"
+    )
+    group.add_argument(
+        "--ray-workers", type=_positive, help="of one CPU each; default as many as the cluster has"
+    )
 
 
 def _add_asking(group: argparse._ArgumentGroup) -> None:
@@ -139,19 +151,38 @@ def _add_prepare(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
+    _add_ray(parser)
     parser.set_defaults(run=_prepare)
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from promptdial.relevance import load_scorer
-    from training import exclude, own, prepare, sources
+    from training import exclude, own, prepare, score, sources
 
     folder = None if args.no_open_data else sources.data_dir(args.data_dir)
     data = sources.load(folder, args.pairs, own.read(args.tasks))
-    scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
+    excluded = exclude.read(args.exclude)
     mix = prepare.Mix(args.generated, args.written, args.derived_share)
     labels = prepare.Labels(args.verdicts, args.judge_share) if args.verdicts else None
-    prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels)
+    with score.scorer_for(args) as scorer:
+        prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels)
+
+
+def _add_score(commands: Commands) -> None:
+    parser = commands.add_parser("score", help="label pairs with the relevance and length that they have")
+    parser.add_argument("pairs", type=Path, help="JSON lines with `input` and `output`, such as pairs.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="the same rows with `relevance` and `words`")
+    parser.add_argument(
+        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
+    )
+    parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
+    _add_ray(parser)
+    parser.set_defaults(run=_score)
+
+
+def _score(args: argparse.Namespace) -> None:
+    from training.score import run
+
+    run(args)
 
 
 def _add_tokenizer(commands: Commands) -> None:
@@ -192,6 +223,17 @@ def _add_train(commands: Commands) -> None:
     )
     parser.add_argument(
         "--save-every", type=_positive, default=500, help="steps between checkpoints; default %(default)s"
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=_positive,
+        default=1,
+        help="pieces that each process's share of a step's batch is computed in, for less memory; default %(default)s",
+    )
+    parser.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute activations again in the backward pass instead of keeping them: less memory, more time",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_train)

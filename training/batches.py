@@ -74,9 +74,11 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         self._tokenizer = tokenizer
         self._any_share = any_share
-        self._rng = random.Random(seed)
+        self._seed = seed
+        self._epoch = 0
+        noise = random.Random(seed)
         # A few tokens of noise mix rows of neighbouring lengths.
-        ordered = sorted(rows, key=lambda row: row.length + self._rng.uniform(0, 4))
+        ordered = sorted(rows, key=lambda row: row.length + noise.uniform(0, 4))
         self._batches: list[list[Row]] = []
         longest = 0
         for row in ordered:
@@ -89,30 +91,41 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self._batches)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Leave out other fields from here on. What is left out depends on seed, epoch and place alone, so that
+        processes that share an epoch see what one process would have seen."""
+        self._epoch = epoch
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rows = self._batches[index]
+        rng = random.Random(f"{self._seed} {self._epoch} {index}")
         longest = _rounded(max(row.length for row in rows), LENGTH_STEP)
         input_ids = torch.full((len(rows), longest), self._tokenizer.end_id)
         labels = torch.full((len(rows), longest), IGNORED)
         for number, row in enumerate(rows):
-            prompt = self._tokenizer.frame(self._with_gaps(row.command), row.input)
+            prompt = self._tokenizer.frame(self._with_gaps(row.command, rng), row.input)
             ids = torch.tensor([*prompt, *row.output])
             input_ids[number, : len(ids)] = ids
             labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]
         return {"input_ids": input_ids, "labels": labels}
 
-    def _with_gaps(self, command: Command) -> Command:
+    def _with_gaps(self, command: Command, rng: random.Random) -> Command:
         """The command with relevance, length or both left out in a share of the rows."""
         return Command(
             command.task,
             command.modality,
-            None if self._rng.random() < self._any_share else command.relevance,
-            None if self._rng.random() < self._any_share else command.length,
+            None if rng.random() < self._any_share else command.relevance,
+            None if rng.random() < self._any_share else command.length,
         )
 
 
-def output_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean cross entropy over output tokens; the vocabulary is multiplied at their positions only."""
+def output_loss(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], tokens: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross entropy over output tokens, their mean or their sum over `tokens`.
+
+    The vocabulary is multiplied at their positions only.
+    """
     hidden = model.transformer(input_ids=batch["input_ids"], use_cache=False).last_hidden_state  # type: ignore[operator]
     targets = batch["labels"].roll(-1, dims=1)
     targets[:, -1] = IGNORED
@@ -122,7 +135,13 @@ def output_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch
     # The wanted positions first, then as many others as fill up the shape; those have no loss.
     positions = torch.argsort(wanted, descending=True, stable=True)[:count]
     logits = model.lm_head(hidden.flatten(0, 1)[positions])  # type: ignore[operator]
-    return torch.nn.functional.cross_entropy(logits.float(), targets[positions], ignore_index=IGNORED)
+    loss = torch.nn.functional.cross_entropy(
+        logits.float(),
+        targets[positions],
+        ignore_index=IGNORED,
+        reduction="mean" if tokens is None else "sum",
+    )
+    return loss if tokens is None else loss / tokens
 
 
 def _rounded(count: int, step: int) -> int:

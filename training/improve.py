@@ -220,6 +220,7 @@ def _trained(folder: Path, start: Path, buffer: Sequence[Episode], args: argpars
         argparse.Namespace(
             episodes=episodes, out=folder / "run", recipe=args.recipe, init=start, steps=args.steps, seed=args.seed,
             learning_rate=args.learning_rate, scorer=args.scorer, probe_every=0, save_every=args.save_every,
+            accumulate=1, gradient_checkpointing=False,
         )
     )  # fmt: skip
     return final

@@ -44,6 +44,7 @@ class Muon(torch.optim.Optimizer):
             "momentum": 0.95,
             "betas": (0.9, 0.98),
             "muon": False,
+            "fused": True,  # torch then puts the loaded counts of steps beside the weights
         }
         super().__init__(groups, defaults)
 
@@ -82,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {
-                    "step": torch.zeros(()),
+                    "step": torch.zeros((), device=weight.device),
                     "exp_avg": torch.zeros_like(weight),
                     "exp_avg_sq": torch.zeros_like(weight),
                 }

@@ -36,6 +36,11 @@ class ProbeResult:
         words = ", ".join(f"{wanted}->{got:.0f}" for wanted, got in zip(LENGTHS, self.words, strict=True))
         return f"relevance {HIGH}->{self.high:.3f} {LOW}->{self.low:.3f}; words {words}"
 
+    def curves(self) -> dict[str, float]:
+        """The figures by name, for plots over steps."""
+        words = {f"probe/words_at_{wanted}": got for wanted, got in zip(LENGTHS, self.words, strict=True)}
+        return {f"probe/relevance_at_{HIGH}": self.high, f"probe/relevance_at_{LOW}": self.low, **words}
+
 
 class Probe:
     """Samples and scores the same commands over the same inputs each time it is called."""

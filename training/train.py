@@ -2,7 +2,9 @@
 
 A GPT-2 of transformers under its Trainer: bf16 where the machine has it, batches counted in tokens, loss on outputs
 only, commands in hindsight with a share of fields left out. The run folder holds checkpoints, each of which
-`python -m export` takes, the whole configuration, and `history.jsonl`. A run found in the folder goes on where it was.
+`python -m export` takes, the whole configuration, `history.jsonl`, and the same curves for TensorBoard. A run found in
+the folder goes on where it was. Under `torchrun` or `accelerate launch` the processes share the batch of a step: the
+recipe's `batch_tokens` are those of all of them.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     GPT2LMHeadModel,
     PrinterCallback,
@@ -45,6 +49,7 @@ log = logging.getLogger(__name__)
 PARITY_ROWS = 300
 VALIDATION_ROWS = 1500
 HISTORY = "history.jsonl"
+CURVES = "tensorboard"
 NOTES = """
 Episodes are `real` (input and output as found), `derived` (one side made from the other by rule; also rows in which a
 thing or colour was replaced by its like on both sides), `generated` (both composed by rule from word lists),
@@ -60,6 +65,9 @@ def run(args: argparse.Namespace) -> None:
     transformers_logging.set_verbosity_error()
     set_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
+    arguments = _arguments(args, chosen.optimizer)
+    if arguments.process_index:
+        logging.getLogger().setLevel(logging.WARNING)  # the first process tells
     train, held_out = read_episodes(args.episodes, "train"), read_episodes(args.episodes, "validation")
     scorer = load_scorer(args.scorer)
     tokenizer, model = _start(args, chosen, scorer)
@@ -80,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     )
     supported = support.of([episode for episode, _ in fitting if episode.origin != replay.ORIGIN])
     details = _details(args, chosen, tokenizer, train, validation, supported)
+    details["training"]["processes"] = arguments.world_size
     probe = None
     if args.probe_every:
         inputs = [(e.modality, e.input) for e in held_out if e.task == "expand" and e.origin == "real"]
@@ -88,20 +97,27 @@ def run(args: argparse.Namespace) -> None:
         else:
             log.warning("no held-out pairs for `expand`: samples are not looked at while training")
     order = chosen.optimizer
+    data = batches.BatchDataset(
+        rows,
+        tokenizer,
+        order.batch_tokens // (arguments.world_size * args.accumulate),
+        chosen.data.any_share,
+        args.seed,
+    )
     trainer = OutputTrainer(
         with_muon=order.kind == "muon",
         model=model,
-        args=_arguments(args, order),
-        train_dataset=batches.BatchDataset(
-            rows, tokenizer, order.batch_tokens, chosen.data.any_share, args.seed
-        ),
+        args=arguments,
+        train_dataset=data,
         data_collator=_only,
-        callbacks=[Progress(args.out, tokenizer, details, probe, args.probe_every)],
+        callbacks=[Epochs(data), Progress(args.out, tokenizer, details, probe, args.probe_every)],
     )
     trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]  # Progress says it
     trainer.train(resume_from_checkpoint=str(started) if started else None)
     final = args.out / "final"
     trainer.save_model(str(final))
+    if not trainer.is_world_process_zero():
+        return
     details["training"] |= effort(args.out, trainer.state.global_step, order)
     details["metrics"] = {"validation_loss": mean_loss(model, validation, tokenizer)}
     checkpoint.write_details(final, tokenizer, details)
@@ -247,7 +263,7 @@ def _commit() -> str:
 
 def _arguments(args: argparse.Namespace, order: recipe.OptimizerRecipe) -> TrainingArguments:
     decay = round(order.steps * order.decay_share)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(args.out),
         max_steps=order.steps,
         per_device_train_batch_size=1,  # an item is a whole batch
@@ -261,31 +277,57 @@ def _arguments(args: argparse.Namespace, order: recipe.OptimizerRecipe) -> Train
         max_grad_norm=1.0,
         bf16=has_bf16(),
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        gradient_accumulation_steps=args.accumulate,
+        gradient_checkpointing=args.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         save_steps=args.save_every,
         save_total_limit=2,
-        logging_steps=50,
+        logging_steps=min(50, args.save_every),
         report_to=[],
         disable_tqdm=True,
         seed=args.seed,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
+    if arguments.n_gpu > 1:
+        raise TrainingError(
+            f"{arguments.n_gpu} GPUs and one process: start it with `torchrun --nproc-per-node {arguments.n_gpu} -m "
+            "training train ...`, or choose a GPU with CUDA_VISIBLE_DEVICES"
+        )
+    return arguments
 
 
 def _only(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return items[0]
 
 
+def _forward(
+    model: GPT2LMHeadModel,
+    *args: Any,
+    output_labels: torch.Tensor | None = None,
+    output_tokens: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> Any:
+    """The model's own forward; with `output_labels`, the loss of `batches.output_loss` alone."""
+    if output_labels is None:
+        return type(model).forward(model, *args, **kwargs)
+    batch = {"input_ids": kwargs["input_ids"], "labels": output_labels}
+    return batches.output_loss(model, batch, output_tokens)
+
+
 class OutputTrainer(Trainer):
     """Trainer whose loss multiplies the vocabulary at output positions only."""
 
-    def __init__(self, *, with_muon: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._muon = with_muon
-        model: Any = self.model
-        for block in model.transformer.h:
+    def __init__(self, *, with_muon: bool, model: GPT2LMHeadModel, **kwargs: Any) -> None:
+        blocks: Any = model.transformer.h
+        for block in blocks:
             # The same function as gelu_new in one kernel instead of eight.
             block.mlp.act = torch.nn.GELU(approximate="tanh")
+        # The loss comes out of `forward`, since that is where autocast and the averaging of gradients are hooked in.
+        model.forward = MethodType(_forward, model)
+        super().__init__(model=model, **kwargs)
+        self._muon = with_muon
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """AdamW as the arguments say, or Muon."""
@@ -300,13 +342,33 @@ class OutputTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean cross entropy over output tokens."""
-        loss = batches.output_loss(model, inputs)
+        """Cross entropy per output token, of all that the step takes together: all processes, all pieces."""
+        loss = model(
+            input_ids=inputs["input_ids"],
+            output_labels=inputs["labels"],
+            output_tokens=num_items_in_batch,
+        )
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # over which gradients are averaged
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
+class Epochs(TrainerCallback):
+    """Tells the data which epoch it is in, also after a resume and in every process."""
+
+    def __init__(self, data: batches.BatchDataset) -> None:
+        self._data = data
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """`state.epoch` is a fraction where a run goes on."""
+        self._data.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
 class Progress(TrainerCallback):
-    """A line per logging step with speed and time left, probes, and checkpoints that export can take."""
+    """A line per logging step with speed and time left, curves, probes, and checkpoints that export can take.
+
+    Of several processes the first does all of it.
+    """
 
     def __init__(
         self, out: Path, tokenizer: PromptTokenizer, details: dict[str, Any], probe: Probe | None, every: int
@@ -317,16 +379,25 @@ class Progress(TrainerCallback):
         self._probe = probe
         self._every = every
         self._mark = (0, time.monotonic())
+        self._curves: SummaryWriter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Speed is measured from here."""
         self._mark = (state.global_step, time.monotonic())
+        if state.is_world_process_zero:
+            # Points past a checkpoint that is gone on from are drawn anew.
+            self._curves = SummaryWriter(str(self._out / CURVES), purge_step=state.global_step + 1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The curves are whole."""
+        if self._curves is not None:
+            self._curves.close()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         """Print and keep one line of history."""
-        if not logs or "loss" not in logs:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         step, now = state.global_step, time.monotonic()
         rate = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
@@ -346,25 +417,38 @@ class Progress(TrainerCallback):
             ),
         )
         self._keep({"step": step, "loss": logs["loss"], "seconds_per_step": 1 / rate if rate else None})
+        curves = {
+            f"train/{name}": logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs
+        }
+        self._draw(step, curves | {"train/tokens_per_s_at_most": tokens})
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Sample every so often."""
-        if self._probe and state.global_step % self._every == 0:
+        if self._probe and state.global_step % self._every == 0 and state.is_world_process_zero:
             start = time.monotonic()
             result = self._probe(model)
             log.info("step %d, %s", state.global_step, result)
             for text, output in result.samples:
                 log.info("   %s => %s", text[:60], output[:160])
             self._keep({"step": state.global_step, "probe": str(result)})
+            self._draw(state.global_step, result.curves())
             # The speed is that of training.
             self._mark = (self._mark[0], self._mark[1] + time.monotonic() - start)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Make the checkpoint one that export can take."""
+        if not state.is_world_process_zero:
+            return
         folder = self._out / f"checkpoint-{state.global_step}"
         order = recipe.OptimizerRecipe(**self._details["training"]["recipe"]["optimizer"])
         self._details["training"] |= effort(self._out, state.global_step, order)
         checkpoint.write_details(folder, self._tokenizer, self._details)
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        assert self._curves is not None
+        for name, value in values.items():
+            self._curves.add_scalar(name, float(value), step)
+        self._curves.flush()
 
     def _keep(self, line: dict[str, Any]) -> None:
         with (self._out / HISTORY).open("a", encoding="utf-8") as file:

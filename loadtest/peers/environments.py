@@ -13,9 +13,9 @@ from pathlib import Path
 from loadtest.peers.catalogue import REQUIREMENTS
 
 
-def set_up(name: str, environments: Path) -> str | None:
+def set_up(name: str, environments: Path, requirements: Path = REQUIREMENTS) -> str | None:
     """Make one environment. None when it stands, otherwise why it doesn't: the last line that pip said."""
-    folder, wanted = environments / name, REQUIREMENTS / f"{name}.txt"
+    folder, wanted = environments / name, requirements / f"{name}.txt"
     stamp = folder / "installed.txt"
     if stamp.is_file() and stamp.read_bytes() == wanted.read_bytes():
         return None

@@ -68,6 +68,7 @@ def ask(
         "given_up": dict(asking.given_up),
         "prompt_tokens": sum(answer.prompt_tokens for answer in found.values()),
         "completion_tokens": sum(answer.completion_tokens for answer in found.values()),
+        "tokens_estimated": sum(not answer.counted for answer in found.values()),
     }
     return Answers(name, model, answers, parameters, about)
 

@@ -218,6 +218,6 @@ def _key(student: Student, subject: Subject, seed: int) -> str:
 def _answer(key: str, model: str, written: Written) -> Answer:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Answer(
-        key, written.text, written.finish, written.prompt_tokens, written.tokens, model, now, written.first_s,
-        written.total_s,
+        key, written.text, written.finish, written.prompt_tokens, written.tokens, model, now,
+        first_s=written.first_s, total_s=written.total_s,
     )  # fmt: skip

@@ -35,6 +35,7 @@ def write(path: Path, judge: Judge, judged: Sequence[Judged]) -> dict[str, Any]:
         "given_up": dict(judge.asking.given_up),
         "malformed_answers": dict(judge.malformed),
         "tokens": judge.tokens,
+        "tokens_estimated": judge.estimated,
     }
     document = Document(f"Verdicts of {judge.model}")
     document.add(*_counts(facts))
@@ -73,8 +74,9 @@ def _counts(facts: dict[str, Any]) -> Iterator[Block]:
 
     yield Paragraph(
         f"{facts['pairs']} pairs ({listed('status')}), {facts['requests']} requests, {facts['requests_of_this_run']} "
-        f"of them new in this run; {facts['tokens']} tokens. Attempts of this run: {listed('attempts')}; given up: "
-        f"{listed('given_up')}. Malformed answers: {listed('malformed_answers')}. Pairs that are not ok are no labels."
+        f"of them new in this run; {facts['tokens']} tokens, estimated of {facts['tokens_estimated']} answers. "
+        f"Attempts of this run: {listed('attempts')}; given up: {listed('given_up')}. "
+        f"Malformed answers: {listed('malformed_answers')}. Pairs that are not ok are no labels."
     )
 
 

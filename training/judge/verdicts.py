@@ -54,7 +54,10 @@ class Judged:
 
 @dataclass
 class Judge:
-    """A model that judges, and what came of asking it: `malformed` answers by reason, tokens, requests."""
+    """A model that judges, and what came of asking it: `malformed` answers by reason, requests, tokens.
+
+    Of `estimated` answers the server counted no tokens.
+    """
 
     asking: Asking
     model: str
@@ -62,6 +65,7 @@ class Judge:
     malformed: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     tokens: int = 0
+    estimated: int = 0
 
     async def judge(self, pairs: Sequence[Pair], concurrency: int) -> list[Judged]:
         """A verdict on each pair, in their order; a pair that comes again is asked about once."""
@@ -74,6 +78,7 @@ class Judge:
         answers = await self.asking.ask(bodies, concurrency)
         self.requests += len(bodies)
         self.tokens += sum(each.prompt_tokens + each.completion_tokens for each in answers.values())
+        self.estimated += sum(not each.counted for each in answers.values())
         texts = {key: answer.text for key, answer in answers.items()}
         found = {pair: self._judged(pair, [texts.get(key) for key in own]) for pair, own in keys.items()}
         return [found[pair] for pair in pairs]

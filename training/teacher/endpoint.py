@@ -3,6 +3,9 @@
 Overload (429), server errors, timeouts, broken connections and broken bodies are tried again, with exponential backoff
 and jitter; `Retry-After` is kept to by all requests. A refused key, model or path stops the run: no retry would help.
 An answer that doesn't end is cut off by the deadline or by its size. Every attempt is counted by its outcome.
+
+An answer may come whole or streamed, whichever was asked for (`transformers serve` always streams); a stream counts as
+whole only once it has told its finish reason.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 import json
 import logging
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -125,7 +129,7 @@ class Endpoint:
         except httpx.UnsupportedProtocol as error:
             raise TrainingError(f"{self.url}: {error}") from error
         except httpx.HTTPError as error:
-            raise _Again("connection") from error
+            raise self._unreached(error) from error
         if status in RETRIED or status >= 500:
             raise _Again(str(status), retry_after(headers.get("Retry-After")))
         if status in FATAL:
@@ -137,6 +141,20 @@ class Endpoint:
             self.outcomes[str(status)] += 1
             raise Unanswered(f"{status}: {reply.content[:200].decode(errors='replace')}")
         return reply
+
+    def _unreached(self, error: BaseException) -> Exception:
+        """What to raise for an attempt without an answer: a certificate that nobody vouches for won't get better."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return TrainingError(
+                    f"the certificate of {self.url} can't be verified ({cause.verify_message}): "
+                    "SSL_CERT_FILE can name a file with the certificate of its authority"
+                )
+            if isinstance(cause, ssl.SSLError):
+                return _Again("TLS")
+            cause = cause.__cause__ or cause.__context__
+        return _Again("connection")
 
     async def _send(
         self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None
@@ -151,13 +169,13 @@ class Endpoint:
                 arrivals.append((len(content), time.monotonic() - sent))
                 if len(content) > LARGEST_BODY:
                     raise _Again("endless body")
-            return response.status_code, response.headers, Reply(bytes(content), arrivals)
+            streamed = response.headers.get("Content-Type", "").startswith("text/event-stream")
+            return response.status_code, response.headers, Reply(bytes(content), arrivals, streamed)
 
 
 def estimated_tokens(body: dict[str, Any]) -> int:
-    """About what a request will take: four characters a token, and all that the answer may have."""
-    characters = sum(len(message["content"]) for message in body["messages"])
-    return characters // 4 + int(body["max_tokens"])
+    """About what a request will take: its prompt, and all that the answer may have."""
+    return replies.prompt_tokens(body) + int(body["max_tokens"])
 
 
 def gone(failures: int, how: str, url: str) -> TrainingError:

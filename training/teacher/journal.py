@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Answer:
     completion_tokens: int
     served_model: str
     time: str
+    counted: bool = True  # whether the server counted the tokens; otherwise they are estimated
     first_s: float | None = None  # seconds from sending to the first piece of a streamed answer
     total_s: float | None = None  # to its end
 
@@ -76,8 +77,6 @@ class Journal:
 def _parsed(path: Path, number: int, line: bytes) -> Answer:
     try:
         row = json.loads(line)
-        return Answer(
-            **{f.name: row[f.name] if f.default is MISSING else row.get(f.name) for f in fields(Answer)}
-        )
+        return Answer(**{field.name: row[field.name] for field in fields(Answer) if field.name in row})
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}, line {number}: no answer ({error!r}); remove the line") from error

@@ -1,6 +1,7 @@
 """From what an endpoint sent to an answer: a JSON body, or server-sent events, timed as they arrived.
 
-Anything that is not a whole answer is a BrokenReply: a stream that ends before its end is told as much as cut-off JSON.
+What came is read as what it says it is, whichever was asked for: some servers always stream, others never do. Anything
+that is not a whole answer is a BrokenReply: a stream that ends before its end is told as much as cut-off JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Reply:
 
     content: bytes
     arrivals: list[tuple[int, float]]
+    streamed: bool  # as server-sent events, by its content type
 
     def arrived(self, size: int) -> float:
         """Seconds until the first `size` bytes were there."""
@@ -40,10 +42,15 @@ class Reply:
         return self.arrivals[-1][1] if self.arrivals else 0.0
 
 
+def prompt_tokens(body: dict[str, Any]) -> int:
+    """About so many tokens has the prompt of a request: four characters are one."""
+    return sum(len(message["content"]) for message in body["messages"]) // 4
+
+
 def answer(body: dict[str, Any], reply: Reply) -> Answer:
     """The answer to the request `body`. Raises BrokenReply."""
     try:
-        return _streamed(body, reply) if body.get("stream") else _whole(body, reply)
+        return _streamed(body, reply) if reply.streamed else _whole(body, reply)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BrokenReply(repr(error)) from error
 
@@ -62,8 +69,10 @@ def _streamed(body: dict[str, Any], reply: Reply) -> Answer:
     facts: dict[str, Any] = {}
     finish: str | None = None
     for end, data in _events(reply.content):
+        if data.get("error"):
+            raise ValueError(f"the stream broke off: {data['error']}")
         facts |= {name: data[name] for name in ("model", "usage") if data.get(name)}
-        for choice in data["choices"][:1]:
+        for choice in data["choices"][:1]:  # the last event may hold usage alone
             finish = choice.get("finish_reason") or finish
             if piece := (choice.get("delta") or {}).get("content"):
                 pieces.append(_text(piece))
@@ -74,9 +83,9 @@ def _streamed(body: dict[str, Any], reply: Reply) -> Answer:
 
 
 def _events(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON of each `data:` line, and where the line ends."""
+    """The JSON of each `data:` line, and where the line ends: in CR, LF or both, as the standard has it."""
     end = 0
-    for line in content.splitlines(keepends=True):
+    for line in content.splitlines(keepends=True):  # of bytes; those of text end in more ways
         end += len(line)
         data = line.removeprefix(b"data:").strip()
         if line.startswith(b"data:") and data != b"[DONE]":
@@ -91,21 +100,24 @@ def _answer(
     reply: Reply,
     first_s: float | None = None,
 ) -> Answer:
-    usage = data.get("usage") or {}
+    """Where the server counts no tokens, four characters are one."""
+    usage = data.get("usage")
+    count = usage or {"prompt_tokens": prompt_tokens(body), "completion_tokens": -(-len(text) // 4)}
     return Answer(
         request_key(body),
         text,
         str(finish or "unknown"),
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
+        int(count.get("prompt_tokens") or 0),
+        int(count.get("completion_tokens") or 0),
         str(data.get("model") or body["model"]),
         datetime.now(UTC).isoformat(timespec="seconds"),
-        None if first_s is None else round(first_s, 6),
-        round(reply.seconds, 6),
+        counted=bool(usage),
+        first_s=None if first_s is None else round(first_s, 6),
+        total_s=round(reply.seconds, 6),
     )
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"content is {type(value).__name__}")
-    return value
+    return value.encode(errors="replace").decode()  # half a surrogate pair, which JSON can hold, is no text

@@ -34,7 +34,9 @@ class Tally:
     completion_tokens: int = 0
     new_completion_tokens: int = 0
     truncated: int = 0  # answers that ended at their token limit
+    estimated: int = 0  # answers whose tokens the server did not count
     cut: int = 0  # accepted answers that lost sentences
+    served: Counter[str] = field(default_factory=Counter)  # answers by the model that the server names
     given_up: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     by_template: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -58,6 +60,8 @@ class Tally:
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += answer.completion_tokens
         self.truncated += answer.finish_reason == "length"
+        self.estimated += not answer.counted
+        self.served[answer.served_model] += 1
 
     def judged(
         self, request: Request, answer: Answer, verdict: Verdict, words: int, relevance: float
@@ -71,7 +75,7 @@ class Tally:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens, as the server counted them."""
+        """Prompt and completion tokens, as the server counted them; estimates where it did not."""
         return self.prompt_tokens + self.completion_tokens
 
     @property
@@ -108,6 +112,7 @@ def write(out: Path, tally: Tally, outcomes: Counter[str], teacher: dict[str, An
         "planned": tally.planned,
         "answered": tally.answers,
         "answered_before": tally.before,
+        "served_models": dict(tally.served),
         "attempts": dict(outcomes),
         "given_up": dict(tally.given_up),
         "truncated": tally.truncated,
@@ -116,6 +121,7 @@ def write(out: Path, tally: Tally, outcomes: Counter[str], teacher: dict[str, An
         "reasons": dict(tally.reasons),
         "prompt_tokens": tally.prompt_tokens,
         "completion_tokens": tally.completion_tokens,
+        "tokens_estimated": tally.estimated,
         "cost": round(tally.cost, 4),
         "seconds": round(tally.elapsed_s, 1),
         "templates": {name: dict(counts) for name, counts in sorted(tally.by_template.items())},
@@ -127,6 +133,7 @@ def write(out: Path, tally: Tally, outcomes: Counter[str], teacher: dict[str, An
 def _summary(facts: dict[str, Any]) -> list[str]:
     teacher = facts["teacher"]
     attempts = ", ".join(f"{name}: {count}" for name, count in sorted(facts["attempts"].items())) or "none"
+    served = ", ".join(f"{name} ({count})" for name, count in facts["served_models"].items()) or "none"
     lost = ", ".join(f"{name}: {count}" for name, count in sorted(facts["given_up"].items())) or "none"
     return [
         f"# Distilled from {teacher['model']}",
@@ -136,7 +143,9 @@ def _summary(facts: dict[str, Any]) -> list[str]:
         f"- {facts['answered']} of {facts['planned']} requests answered, {facts['answered_before']} of them by earlier "
         f"starts of this run; ended: {facts['stopped']}",
         f"- attempts of this start by outcome: {attempts}; requests given up: {lost}",
-        f"- {facts['prompt_tokens']} prompt and {facts['completion_tokens']} completion tokens, cost {facts['cost']}",
+        f"- {facts['prompt_tokens']} prompt and {facts['completion_tokens']} completion tokens, cost {facts['cost']}; "
+        f"of {facts['tokens_estimated']} answers estimated at four characters a token, since the server counted none",
+        f"- models that the server named: {served}",
         f"- {facts['accepted']} rows accepted, {facts['accepted_cut']} of them cut back; {facts['truncated']} answers "
         "ended at their token limit",
         f"- {facts['seconds']} s in this start",

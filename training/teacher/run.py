@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ class Run:
     stopped: str = ""
     _fresh: list[Answer] = field(default_factory=list)
     _in_a_row: int = 0
+    # Tokens and cost of requests in flight, at their largest, and their sum.
     _reserved: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _held: tuple[float, float] = (0.0, 0.0)
 
     async def work(self, client: httpx.AsyncClient) -> None:
         """Ask one request after another until none is left or a limit is reached."""
@@ -104,7 +107,7 @@ class Run:
                 self.tally.answered(answer)
                 self._fresh.append(answer)
             finally:
-                self._reserved.pop(key, None)
+                self.release([key])
             if self.stopped:
                 return
 
@@ -123,19 +126,60 @@ class Run:
         """Whether the budget holds this request too, at its largest, besides those in flight; reserves it."""
         largest_in = sum(len(message["content"]) for message in body["messages"]) / 3
         largest_out = float(body["max_tokens"])
-        price = (largest_in * self.limits.price_in + largest_out * self.limits.price_out) / 1e6
+        cost = (largest_in * self.limits.price_in + largest_out * self.limits.price_out) / 1e6
         tokens = largest_in + largest_out
-        held_tokens, held_cost = (
-            sum(held) for held in zip((0.0, 0.0), *self._reserved.values(), strict=True)
-        )
+        held_tokens, held_cost = self._held
         if self.limits.tokens is not None and self.tally.tokens + held_tokens + tokens > self.limits.tokens:
             self.stopped = "the token budget is spent"
-        elif self.limits.cost is not None and self.tally.cost + held_cost + price > self.limits.cost:
+        elif self.limits.cost is not None and self.tally.cost + held_cost + cost > self.limits.cost:
             self.stopped = "the budget is spent"
-        elif self.limits.minutes is not None and self.tally.elapsed_s > 60 * self.limits.minutes:
-            self.stopped = f"{self.limits.minutes:g} minutes are over"
-        self._reserved[key] = (tokens, price)
+        elif not self.out_of_time():
+            self._reserved[key] = (tokens, cost)
+            self._held = (held_tokens + tokens, held_cost + cost)
         return not self.stopped
+
+    def out_of_time(self) -> bool:
+        """Whether the minutes are over; then that is why the run stopped."""
+        if self.limits.minutes is not None and self.tally.elapsed_s > 60 * self.limits.minutes:
+            self.stopped = f"{self.limits.minutes:g} minutes are over"
+            return True
+        return False
+
+    def release(self, keys: Sequence[str]) -> None:
+        """What was reserved for these requests is free again; the tally holds what they really took."""
+        for key in keys:
+            tokens, cost = self._reserved.pop(key, (0.0, 0.0))
+            self._held = (self._held[0] - tokens, self._held[1] - cost)
+
+    def affordable(self, most: int) -> list[str]:
+        """The next requests, at most so many, that the budget holds at their largest; reserves them."""
+        self.stopped = ""
+        keys: list[str] = []
+        while len(keys) < most and (key := next(self.todo, None)) is not None:
+            if not self._affordable(key, self.body(key)):
+                self.todo = chain([key], self.todo)
+                break
+            keys.append(key)
+        return keys
+
+    def keep(self, answers: Sequence[Answer], failed: Sequence[str]) -> None:
+        """Store and judge answers that came together, and count the requests that were given up beside them."""
+        for answer in answers:
+            self._in_a_row = 0
+            self.journal.append(answer)
+            self.tally.answered(answer)
+            self._fresh.append(answer)
+        while len(self._fresh) >= JUDGED_TOGETHER:
+            batch, self._fresh = self._fresh[:JUDGED_TOGETHER], self._fresh[JUDGED_TOGETHER:]
+            self.judged(batch)
+        for how in failed:
+            self._given_up(how)
+
+    def judge_rest(self) -> None:
+        """Judge what did not fill a batch."""
+        batch, self._fresh = self._fresh, []
+        if batch:
+            self.judged(batch)
 
     async def judge(self, done: asyncio.Event) -> None:
         """Turn answers into rows while others are being asked for."""
@@ -219,7 +263,12 @@ def run(args: argparse.Namespace) -> None:
         )
         _replay(state)
         try:
-            asyncio.run(_ask_all(state, args.concurrency))
+            if args.ray:
+                from training.teacher import cluster  # noqa: PLC0415 (needs the extra `ray`)
+
+                cluster.ask_all(state, args.ray, args.ray_workers, args.concurrency)
+            else:
+                asyncio.run(_ask_all(state, args.concurrency))
         finally:
             report.write(out, state.tally, state.endpoint.outcomes, asdict(teacher), state.stopped)
     finally:

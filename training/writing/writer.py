@@ -143,8 +143,7 @@ class Writer:
         """The text about something else: one or all of its nouns become others of their kind, or a part is left."""
         if len(parsed.nouns) > 1 and rng.random() < 0.4:
             rest = rng.choice(parsed.nouns[1:])
-            tokens = parsed.tokens[rest.start : rest.end]
-            return self.parse(" ".join(tokens))
+            return self.parse(" ".join(parsed.tokens[rest.start : rest.end]))
         changed = parsed.nouns if rng.random() < 0.5 else parsed.nouns[:1]
         tokens = list(parsed.tokens)
         for noun in reversed(changed):
