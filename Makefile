@@ -16,8 +16,7 @@ SYSTEM_TOOLS := curl prometheus promtool podman runc mmdebstrap docker-compose
 SYSTEM_PACKAGES := curl prometheus podman runc mmdebstrap docker-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-system test-llamacpp image-check lint check bench bench-peers loadtest loadtest-open train-small
-.PHONY: export-small lock clean
+.PHONY: help serve test test-system test-llamacpp image-check lint check bench bench-peers loadtest loadtest-open train-small export-small lock clean
 .SUFFIXES:
 
 help: ## List these commands

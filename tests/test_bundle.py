@@ -40,7 +40,13 @@ def test_a_bundle_tells_what_it_holds() -> None:
     assert bundle.architecture.layers == 2
     assert bundle.architecture.parameters > 0
     assert bundle.limits.max_input_tokens == 120
-    assert bundle.sampling == {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "no_repeat": 0}
+    assert bundle.sampling == {
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "top_k": 40,
+        "no_repeat": 0,
+        "length_tolerance": 0.0,
+    }
     assert bundle.support.default_length("expand") == 12
     assert bundle.scorer().score(["a"], ["a"])[0] > 0.99
     assert len(bundle.version) == 12

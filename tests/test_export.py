@@ -170,7 +170,7 @@ def test_the_command_line_exports_and_prints_a_summary(
 def test_the_model_card_states_data_licences_attribution_and_limits() -> None:
     card = (tiny_bundle() / "MODEL_CARD.md").read_text(encoding="utf-8")
     for needed in (
-        "| tests | 7 | Apache-2.0 | written for these tests |",
+        "| tests | 7 | 2 | Apache-2.0 | written for these tests |",
         "validation_loss: 6.4",
         "What it can't do",
     ):

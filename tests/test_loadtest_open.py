@@ -224,17 +224,17 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_it_finds_the_knee_of_a_service_of_its_own_and_checks_what_refusals_say(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """Four slots and no queue: a fifth request at a time is refused, so hundreds a second are too many."""
+    """Four slots and no queue: a fifth request at a time is refused, so a hundred a second are too many."""
     few = {"PROMPTDIAL_SLOTS": "4", "PROMPTDIAL_MAX_N": "4", "PROMPTDIAL_QUEUE_LIMIT": "0"}
-    options = ["--start", "400", "--seconds", "2", "--most-steps", "3", "--hold", "2", "--hold-seconds", "3"]
+    options = ["--start", "120", "--seconds", "1", "--most-steps", "2", "--hold", "2", "--hold-seconds", "1"]
     runner = Runner(
         tmp_path,
         *options,
         *PATIENT,
         "--bursts",
-        "2",
+        "1",
         "--burst-size",
-        "20",
+        "12",
         **few,
         PROMPTDIAL_BUNDLE=str(tiny_bundle),
     )
@@ -248,7 +248,7 @@ def test_it_finds_the_knee_of_a_service_of_its_own_and_checks_what_refusals_say(
     assert checks["polled"] == checks["right"] + checks["too_short"] + checks["too_long"]
     assert checks["obeyed"] >= checks["admitted"]
     assert checks["polled"] + checks["obeyed"] + checks["void"] == len(report["checks"]) > 0
-    assert report["context"]["settings"]["PROMPTDIAL_SLOTS"] == "1"
+    assert report["context"]["settings"]["PROMPTDIAL_SLOTS"] == "4"
 
 
 def test_a_service_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

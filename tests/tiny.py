@@ -90,7 +90,13 @@ def make_metadata() -> dict[str, Any]:
         "limits": {"max_input_tokens": 120, "max_tokens": 120},
         "sampling": {"temperature": 0.8, "top_p": 0.95, "top_k": 40},
         "data": [
-            {"source": "tests", "licence": "Apache-2.0", "rows": 7, "attribution": "written for these tests"}
+            {
+                "source": "tests",
+                "licence": "Apache-2.0",
+                "rows": 7,
+                "by_rule": 2,
+                "attribution": "written for these tests",
+            }
         ],
         "training": {"recipe": "tiny", "steps": 0},
         "metrics": {"validation_loss": 6.4},
