@@ -17,6 +17,16 @@ from tests import open_data
 from tests.test_training_pipeline import RECIPE, training
 
 STEPS = 8
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "training",
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +81,7 @@ def same(first: Path, second: Path) -> Any:
 
 def test_two_processes_learn_what_one_learns_at_the_same_batch(work: Path, tiny_bundle: Path) -> None:
     """Gloo on two CPU processes, Muon for the matrices; the first process alone writes and tells."""
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "training",
-    ]
-    said = train(work, tiny_bundle, "two", launcher, "--probe-every", "8")
+    said = train(work, tiny_bundle, "two", TORCHRUN, "--probe-every", "8")
     same(work / "two", work / "one")
     steps = [json.loads(line)["step"] for line in (work / "two" / "history.jsonl").read_text().splitlines()]
     assert steps == [4, 8, 8]  # two losses and a probe, once
@@ -90,14 +90,14 @@ def test_two_processes_learn_what_one_learns_at_the_same_batch(work: Path, tiny_
     assert (details["processes"], details["tokens_at_most"]) == (2, STEPS * 2048)
 
 
-def test_accelerate_launch_resumes_what_torchrun_began(work: Path, tiny_bundle: Path) -> None:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
-                "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "training"]  # fmt: skip
+def test_two_processes_go_on_from_their_checkpoint(work: Path, tiny_bundle: Path) -> None:
     (work / "two" / "final" / "promptdial.json").unlink()
     for part in (work / "two" / "checkpoint-8").iterdir():
         part.unlink()
-    train(work, tiny_bundle, "two", launcher, "--probe-every", "0")
+    train(work, tiny_bundle, "two", TORCHRUN, "--probe-every", "0")
     assert losses(work / "two")[-1] == pytest.approx(losses(work / "one")[-1], rel=2e-3)
+    details = json.loads((work / "two" / "final" / "promptdial.json").read_text())["training"]
+    assert details["processes"] == 2
 
 
 def test_checkpointed_gradients_are_the_same_gradients(work: Path, tiny_bundle: Path) -> None:

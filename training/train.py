@@ -3,8 +3,8 @@
 A GPT-2 of transformers under its Trainer: bf16 where the machine has it, batches counted in tokens, loss on outputs
 only, commands in hindsight with a share of fields left out. The run folder holds checkpoints, each of which
 `python -m export` takes, the whole configuration, `history.jsonl`, and the same curves for TensorBoard. A run found in
-the folder goes on where it was. Under `torchrun` or `accelerate launch` the processes share the batch of a step: the
-recipe's `batch_tokens` are those of all of them.
+the folder goes on where it was. Under `torchrun` the processes share the batch of a step: the recipe's `batch_tokens`
+are those of all of them.
 """
 
 from __future__ import annotations
