@@ -197,6 +197,7 @@ def with_articles(text: str) -> str:
 def _right_article(match: re.Match[str]) -> str:
     word = match.group(2).lower()
     vowel = word[0] in "aeiou" and not word.startswith(("uni", "use", "usu", "eu", "one", "uku"))
+    vowel = vowel or word.startswith(("hour", "honest", "heir", "honour"))
     return f"{match.group(1)[0]}{'n' if vowel else ''} "
 
 
