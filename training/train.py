@@ -73,6 +73,11 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, model = _start(args, chosen, scorer)
     chosen = replace(chosen, model=checkpoint.sizes(model, chosen.model.dropout))
     started = checkpoint.last_whole(args.out)
+    if started and arguments.world_size > 1 and not torch.cuda.is_available():
+        raise TrainingError(
+            f"{started} can't be gone on from by several processes on CPUs (transformers reads its optimizer for a "
+            f"device that torch doesn't know): go on with one process and --accumulate {arguments.world_size}"
+        )
     if started:
         _check_same_run(started, chosen, tokenizer, args.episodes)
     fitting = batches.fitting(train, tokenizer, chosen.data)
