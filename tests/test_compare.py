@@ -206,7 +206,7 @@ def test_faults_of_a_stream_cost_no_answer(pairs: Path, tiny_bundle: Path, tmp_p
     teacher = Teacher(faulty(0.3, seed=8))
     with serving(teacher) as url:
         training("compare", *options(pairs, tmp_path, tiny_bundle, "--baseline", f"llama={url}"))
-    assert {"half", "other"} & {done for done, _, _ in teacher.log}
+    assert {"half", "other", "cut stream", "failed stream"} & {done for done, _, _ in teacher.log}
     told = report(tmp_path)
     attempts = Counter(teacher.outcomes)
     attempts["200"] += 1  # GET /models

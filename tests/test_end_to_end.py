@@ -69,7 +69,7 @@ def test_from_a_teacher_s_answers_to_an_answer_of_the_service(tmp_path: Path, ti
     accepted = len(pairs.read_bytes().splitlines())
     assert accepted >= 10  # the others are near-duplicates of these
     run("training", "prepare", "--data-dir", data, "--pairs", pairs, "--out", episodes, "--scorer", tiny_bundle,
-        "--generated", 100)  # fmt: skip
+        "--generated", 100, "--written", 100)  # fmt: skip
     run("training", "tokenizer", "--episodes", episodes, "--recipe", tmp_path / "test.toml")
     run("training", "train", "--episodes", episodes, "--recipe", tmp_path / "test.toml", "--out", tmp_path / "run",
         "--scorer", tiny_bundle, "--probe-every", 0)  # fmt: skip

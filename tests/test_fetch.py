@@ -404,7 +404,7 @@ def test_the_own_table_gives_a_folder_that_can_be_prepared(tmp_path: Path, tiny_
     assert len(data.texts) == 2 * 9 + 6 * 30
     assert [style["name"] for style in data.styles] == ["line art"]
     training("prepare", "--data-dir", tmp_path / "data", "--out", tmp_path / "episodes", "--scorer", tiny_bundle,
-             "--generated", "60")  # fmt: skip
+             "--generated", "60", "--written", "60")  # fmt: skip
     card = (tmp_path / "episodes" / "CARD.md").read_text()
     assert "| vbench-category | Apache-2.0 |" in card
     assert "| generated |" in card

@@ -215,8 +215,7 @@ def prepare(folder: Path, scorer: Path, out: str, *more: object) -> list[Episode
         folder / out,
         "--scorer",
         scorer,
-        "--generated",
-        "60",
+        *("--generated", "60", "--written", "60"),
         *more,
     )
     return [episode for split in ("train", "validation") for episode in read_episodes(folder / out, split)]

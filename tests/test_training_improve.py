@@ -107,7 +107,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "test.toml").write_text(RECIPE)
     episodes, scorer = str(folder / "episodes"), str(scorer_folder())
     assert main(["prepare", "--data-dir", str(folder / "data"), "--out", episodes, "--scorer", scorer,
-                 "--generated", "100"]) == 0  # fmt: skip
+                 "--generated", "100", "--written", "100"]) == 0  # fmt: skip
     assert main(["tokenizer", "--episodes", episodes, "--recipe", str(folder / "test.toml")]) == 0
     assert main(["train", "--episodes", episodes, "--recipe", str(folder / "test.toml"), "--out", str(folder / "run"),
                  "--scorer", scorer, "--probe-every", "0"]) == 0  # fmt: skip

@@ -72,7 +72,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     open_data.write(folder / "data")
     (folder / "test.toml").write_text(RECIPE)
     training("prepare", "--data-dir", folder / "data", "--out", folder / "episodes", "--scorer", tiny_bundle,
-             "--generated", 400)  # fmt: skip
+             "--generated", 400, "--written", 100)  # fmt: skip
     training("tokenizer", "--episodes", folder / "episodes", "--recipe", folder / "test.toml")
     train(folder, tiny_bundle, "--steps", "8")
     return folder
@@ -128,7 +128,7 @@ def test_the_card_tells_rows_by_task_modality_length_and_relevance(work: Path) -
 def test_preparing_again_gives_the_same_rows_and_embeds_nothing(work: Path, tiny_bundle: Path) -> None:
     before = (work / "episodes" / "train.parquet").read_bytes()
     said = training("prepare", "--data-dir", work / "data", "--out", work / "episodes", "--scorer", tiny_bundle,
-                    "--generated", 400)  # fmt: skip
+                    "--generated", 400, "--written", 100)  # fmt: skip
     assert "embedded" not in said
     assert (work / "episodes" / "train.parquet").read_bytes() == before
 

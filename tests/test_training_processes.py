@@ -36,7 +36,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     open_data.write(folder / "data", pairs=60, texts=60)
     (folder / "test.toml").write_text(RECIPE.replace("[optimizer]", '[optimizer]\nkind = "muon"'))
     training("prepare", "--data-dir", folder / "data", "--out", folder / "episodes", "--scorer", tiny_bundle,
-             "--generated", 100)  # fmt: skip
+             "--generated", 100, "--written", 100)  # fmt: skip
     training("tokenizer", "--episodes", folder / "episodes", "--recipe", folder / "test.toml")
     train(
         folder,
