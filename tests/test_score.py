@@ -23,7 +23,7 @@ def test_every_row_is_there_once_in_its_order_with_its_labels(tmp_path: Path, ti
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [sys.executable, "-m", "training", "score", pairs, "--out", out, "--scorer", tiny_bundle]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
     relevance = load_scorer(tiny_bundle).score(
         [str(r["input"]) for r in rows], [str(r["output"]) for r in rows]
     )
