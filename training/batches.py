@@ -35,7 +35,7 @@ class Row:
 
 
 def tokenize(episodes: Sequence[Episode], tokenizer: PromptTokenizer, recipe: DataRecipe) -> list[Row]:
-    """Rows within the recipe's limits, each source or origin as often as it says; longer ones are left out."""
+    """Rows within the recipe's limits, each as often as it says; longer ones are left out."""
     return repeated(fitting(episodes, tokenizer, recipe), recipe)
 
 
@@ -50,17 +50,20 @@ def fitting(
         for episode, input, output in zip(episodes, inputs, outputs, strict=True)
         if len(input) <= recipe.max_input_tokens
         and len(output) < recipe.max_tokens
-        and _times(episode, recipe)
+        and episode.words <= _of(recipe.longest, episode, episode.words)
+        and _of(recipe.repeat, episode, 1)
     ]
 
 
 def repeated(rows: Sequence[tuple[Episode, Row]], recipe: DataRecipe) -> list[Row]:
-    """Each row as often as the recipe says of its source or else its origin."""
-    return [row for episode, row in rows for _ in range(_times(episode, recipe))]
+    """Each row as often as the recipe says of its kind."""
+    return [row for episode, row in rows for _ in range(_of(recipe.repeat, episode, 1))]
 
 
-def _times(episode: Episode, recipe: DataRecipe) -> int:
-    return recipe.repeat.get(episode.source, recipe.repeat.get(episode.origin, 1))
+def _of(table: dict[str, int], episode: Episode, default: int) -> int:
+    """What a table of the recipe says of an episode's source, or else its method, or else its origin."""
+    kinds = (episode.source, episode.method, episode.origin)
+    return next((table[kind] for kind in kinds if kind in table), default)
 
 
 class BatchDataset(Dataset[dict[str, torch.Tensor]]):

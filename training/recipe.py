@@ -14,6 +14,7 @@ from training.sources import ATTRIBUTION
 
 RECIPES = Path(__file__).parent / "recipes"
 ORIGINS = ("real", "derived", "generated", "distilled", "rollout")
+GENERATED = ("written", "scene", "lettering", "style-template")  # methods of rows composed by rule
 OPTIMIZERS = ("adamw", "muon")
 STARTS = {
     "embeddings": ("scorer", "random"),
@@ -47,13 +48,15 @@ class InitRecipe:
 class DataRecipe:
     """Limits of a row in tokens, share of fields left out, and how often rows come in an epoch.
 
-    `repeat` is by source or by origin; the source goes first, 0 leaves rows out, 1 is the default.
+    `repeat` is how often a row comes in an epoch, 1 where nothing is said, 0 to leave it out; `longest` is how many
+    words its output may have. Both are by source, method (of generated rows) or origin, the first that is given.
     """
 
     max_input_tokens: int
     max_tokens: int
     any_share: float = 0.12
     repeat: dict[str, int] = field(default_factory=dict)
+    longest: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"[model] width {model.width} is no multiple of heads {model.heads}"
     if model.positions < FRAMING_TOKENS + data.max_input_tokens + data.max_tokens:
         yield "[model] positions is less than 5 + max_input_tokens + max_tokens of [data]"
-    if unknown := set(data.repeat) - {*ORIGINS, *ATTRIBUTION}:
-        yield f"[data] repeat has {sorted(unknown)[0]!r}, known are {', '.join((*ORIGINS, *ATTRIBUTION))}"
+    kinds = (*ORIGINS, *GENERATED, *ATTRIBUTION)
+    for table in ("repeat", "longest"):
+        if unknown := set(getattr(data, table)) - set(kinds):
+            yield f"[data] {table} has {sorted(unknown)[0]!r}, known are {', '.join(kinds)}"
     if recipe.optimizer.kind not in OPTIMIZERS:
         yield f"[optimizer] kind is {recipe.optimizer.kind!r}, known are {', '.join(OPTIMIZERS)}"
 

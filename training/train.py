@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     fitting = batches.fitting(train, tokenizer, chosen.data)
     rows = batches.repeated(fitting, chosen.data)
     some = held_out[:: max(1, len(held_out) // VALIDATION_ROWS)]
-    validation = batches.tokenize(some, tokenizer, replace(chosen.data, repeat={}))
+    validation = batches.tokenize(some, tokenizer, replace(chosen.data, repeat={}, longest={}))
     if not rows or not validation:
         raise TrainingError(f"{args.episodes} holds no rows within the limits of recipe {chosen.name}")
     log.info(
