@@ -44,7 +44,7 @@ HELD = {0.5: "half the knee", 0.8: "0.8 of the knee", 1.0: "the knee", 2.0: "twi
 
 
 class OpenLoop:
-    """One run against the service at `url`: what it has measured is in `steps`, `knee` and the player's checker."""
+    """One run against the service at `url`, made in the loop that it runs in: what it has measured is in `steps`, `knee` and the player's checker."""
 
     def __init__(self, url: str, options: argparse.Namespace) -> None:
         self.options = options
@@ -231,14 +231,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+async def _measure(url: str, options: argparse.Namespace) -> OpenLoop:
+    run = OpenLoop(url, options)
+    await run.run()
+    return run
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, report, judge."""
     options = parse(argv)
     try:
         with service_at(options.url) as url:
             described = context.described(url, started_here=not options.url)
-            run = OpenLoop(url, options)
-            asyncio.run(run.run())
+            run = asyncio.run(_measure(url, options))
     except LoadError as error:
         print(error, file=sys.stderr)
         return 1

@@ -50,6 +50,9 @@ class ToyDecoder:
         self._spend("step", rows, self.step_s + self.row_s * rows)
         return self._top(range(rows), [length + 1 for length in lengths])
 
+    def make_room(self, room: bool) -> None:
+        """Nothing: it has no threads."""
+
     def copy_row(self, source: int, target: int, length: int) -> None:
         self._cells[target, :length] = self._cells[source, :length]
 

@@ -7,6 +7,7 @@ are made once for each shape. Buffers start small and double, up to ``capacity``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,12 +32,16 @@ class Top(NamedTuple):
 
 
 class CachedGraph:
-    """One session, its cache of ``rows`` rows, and the arrays that it reads from and writes to."""
+    """A graph's sessions, its cache of ``rows`` rows, and the arrays that it reads from and writes to.
+
+    The sessions differ in their threads alone; ``chosen`` is the index of the one that runs.
+    """
 
     def __init__(
-        self, session: Any, memory: Memory, architecture: Architecture, rows: int, capacity: int
+        self, sessions: Sequence[Any], memory: Memory, architecture: Architecture, rows: int, capacity: int
     ) -> None:
-        self.session = session
+        self.sessions, self.chosen = sessions, 0
+        session = sessions[0]
         self.capacity = capacity
         self._memory = memory
         self._heads, self._head_dim = architecture.heads, architecture.head_dim
@@ -66,7 +71,12 @@ class CachedGraph:
             for layer in range(architecture.layers)
             for part in ("key", "value")
         }
-        self._bindings: dict[tuple[int, int, int], Any] = {}
+        self._bindings: dict[tuple[int, int, int, int], Any] = {}
+
+    @property
+    def session(self) -> Any:
+        """The session that runs."""
+        return self.sessions[self.chosen]
 
     @property
     def cache_bytes(self) -> int:
@@ -92,10 +102,10 @@ class CachedGraph:
 
     def run(self, row: int, rows: int, tokens: int) -> Top:
         """``tokens`` new tokens for each of ``rows`` rows from ``row`` on."""
-        key = (row, rows, tokens)
+        key = (self.chosen, row, rows, tokens)
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bindings[key] = self._binding(*key)
+            binding = self._bindings[key] = self._binding(row, rows, tokens)
         if not self._memory.on_host:  # binding an input copies it to the device
             self._bind_inputs(binding, rows, tokens)
         self.session.run_with_iobinding(binding)

@@ -70,6 +70,7 @@ class Steps(Protocol):
     def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top: ...
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top: ...
     def copy_row(self, source: int, target: int, length: int) -> None: ...
+    def make_room(self, room: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,9 @@ class Engine:
 
     def start(self, *, background: bool = True) -> None:
         """Warm every shape up, then take requests. Not in the background: the caller runs each ``step``."""
-        self._warm()
-        self._warm(measure=True)
+        self._warm(room=False)
+        self._warm(room=True)
+        self._warm(room=True, measure=True)  # predictions matter where there are several requests
         if background:
             self._thread = threading.Thread(target=self._run, name="promptdial-engine", daemon=True)
             self._thread.start()
@@ -286,6 +288,7 @@ class Engine:
         """One turn of the loop: drop what is over, read a piece of a prompt, decode a token for each row."""
         begun = self._clock()
         self._drop()
+        self._decoder.make_room(self._scheduler.crowded)
         self._prefill(begun)
         if self._rows:
             self._decode()
@@ -434,7 +437,7 @@ class Engine:
         while not self._closing.is_set():
             self._heartbeat = self._clock()
             try:
-                self._warm()
+                self._warm(room=False)
             except Exception:
                 log.exception("the engine can't recover yet; next attempt in %s s", RETRY_S)
                 for generation in self._scheduler.take_all():
@@ -444,9 +447,11 @@ class Engine:
                 self._scheduler.open()
                 return
 
-    def _warm(self, *, measure: bool = False) -> None:
+    def _warm(self, *, room: bool, measure: bool = False) -> None:
         """Run each shape once, and tell the predictions how long it took; also the probe after a failure."""
-        decoder, longest = self._decoder, min(self._decoder.pieces[-1], self._decoder.capacity - 1)
+        decoder = self._decoder
+        decoder.make_room(room)
+        longest = min(decoder.pieces[-1], decoder.capacity - 1)
         sizes = sorted({min(size, longest) for size in (1, 4, 8, *decoder.pieces)})
         for size in sizes:
             begun = self._clock()

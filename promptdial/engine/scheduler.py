@@ -7,8 +7,9 @@ it, so that single ones can't keep a request for many candidates out.
 
 Admission: a place in the queue is taken under one lock, so that two callers can't both have the last one. A request
 that is predicted to miss its deadline, given what runs and what comes before it, is refused at once, with the time
-after which it would be taken. Requests that were cancelled or whose deadline passed are dropped at the next step, in
-the queue as well as in flight.
+after which it would be taken. Predictions err, and what misses its deadline was work for nothing, so a prediction may
+take only a share of the time that there is, which follows how many were missed. Requests that were cancelled or
+whose deadline passed are dropped at the next step, in the queue as well as in flight.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ STALE_S = 1.0
 OVERDUE = 0.1  # what is left, as a share of the expected length, of a candidate that has passed it
 FIRST = 0.8  # the first of several uncertain ends comes about that much sooner than the soonest expected one
 ATTEMPTS = 6  # at finding out when to come back
+MISSES = 0.05  # the share of requests admitted while others were there that may miss their deadline
+CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
+LEAST_SHARE = 0.5  # that caution leaves
 
 Entry = tuple[float, int, Generation]  # when it is due, a number that tells equals apart, the request
 
@@ -61,11 +65,17 @@ class Scheduler:
         self._cancelled = False  # whether some request was, since the last drop
         self._next_deadline = math.inf
         self._last_end = -math.inf  # of a request that ran, or of the warm-up
+        self._share = 1.0  # of the time it has that a request may be predicted to take, where there are others
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._waiting)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is more than one request."""
+        return len(self.running) + len(self._waiting) > 1
 
     @property
     def waiting_rows(self) -> int:
@@ -132,6 +142,9 @@ class Scheduler:
                 self._last_end = now
             everything = (*self.running, *(generation for _, _, generation in self._waiting))
             dropped = [(each, why) for each in everything if (why := _why_dropped(each, now)) is not None]
+            for generation, _ in dropped:
+                if now >= _deadline(generation):  # also if the caller was the first to see that
+                    self._learn(generation, missed=True)
             gone = {id(generation) for generation, _ in dropped}
             kept = [generation for generation in everything if id(generation) not in gone]
             self.running = [generation for generation in kept if generation.status is Status.RUNNING]
@@ -158,6 +171,7 @@ class Scheduler:
         with self._changed:
             self.running.remove(generation)
             self._last_end = self.clock()
+            self._learn(generation, missed=False)
             if generation.request.expected_tokens is None:
                 for candidate in generation.candidates:
                     self.speed.ended(len(candidate.tokens), generation.request.max_tokens)
@@ -175,6 +189,12 @@ class Scheduler:
         with self._changed:
             running, self.running = self.running, []
             return running
+
+    def _learn(self, generation: Generation, *, missed: bool) -> None:
+        """Let later predictions take less of a deadline after a miss, and a little more after an answer in time."""
+        if generation.in_company:
+            change = CAUTION * (MISSES - 1 if missed else MISSES)
+            self._share = min(1.0, max(LEAST_SHARE, self._share + change))
 
     def _note_cancelled(self) -> None:
         self._cancelled = True
@@ -194,7 +214,8 @@ class Scheduler:
             if available_s == math.inf:
                 return
             needed_s = self._needed_s(generation, now)
-            if needed_s <= available_s * (1.0 if admitted else doubt):
+            if needed_s <= available_s * (self._share if admitted else doubt):
+                generation.in_company = bool(admitted)
                 return
         alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:
@@ -204,7 +225,7 @@ class Scheduler:
             )
         retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
         if available_s < math.inf:
-            retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s)
+            retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
         if excess > 0:
             raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
         raise Overloaded(
