@@ -22,6 +22,7 @@ from collections.abc import Callable
 from itertools import count
 
 from promptdial.engine.estimate import Forecast, Speed, Work
+from promptdial.engine.promises import Promise, Promises
 from promptdial.engine.request import Generation, Status
 from promptdial.errors import Cancelled, DeadlineExceeded, Overloaded, PromptdialError, Unavailable
 
@@ -33,6 +34,7 @@ STALE_S = 1.0
 OVERDUE = 0.1  # what is left, as a share of the expected length, of a candidate that has passed it
 FIRST = 0.8  # the first of several uncertain ends comes about that much sooner than the soonest expected one
 ATTEMPTS = 6  # at finding out when to come back
+SOON_S = 0.05  # when to come back at the earliest, where it is another's turn
 MISSES = 0.05  # the share of requests admitted while others were there that may miss their deadline
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
 LEAST_SHARE = 0.5  # that caution leaves
@@ -65,6 +67,7 @@ class Scheduler:
         self._cancelled = False  # whether some request was, since the last drop
         self._next_deadline = math.inf
         self._last_end = -math.inf  # of a request that ran, or of the warm-up
+        self._promises = Promises()
         self._share = 1.0  # of the time it has that a request may be predicted to take, where there are others
 
     @property
@@ -210,13 +213,19 @@ class Scheduler:
         excess = admitted + 1 - self.queue_limit - self.max_running
         available_s = _deadline(generation) - now
         doubt = DOUBT if admitted or now - self._last_end < STALE_S else TRIAL
+        told = self._promises.find(generation, now)
+        first = None  # whose turn it is, if not this one's
         if excess <= 0:
             if available_s == math.inf:
                 return
             needed_s = self._needed_s(generation, now)
             if needed_s <= available_s * (self._share if admitted else doubt):
-                generation.in_company = bool(admitted)
-                return
+                if admitted and (told is None or now < told.start):
+                    first = self._broken_by(generation, now)
+                if first is None:
+                    self._promises.keep(generation)
+                    generation.in_company = bool(admitted)
+                    return
         alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:
             raise Overloaded(
@@ -224,15 +233,32 @@ class Scheduler:
                 f"{available_s:.2f} s: ask for fewer tokens or give it more time"
             )
         retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
-        if available_s < math.inf:
+        if first is not None:
+            retry_after_s = max(SOON_S, first.at - now)
+        elif available_s < math.inf:
             retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
+        if told is None or now >= told.start:
+            self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
             raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
+        if first is not None:
+            raise Overloaded("a request that was refused before comes first", retry_after_s)
         raise Overloaded(
             f"the request would take {needed_s:.2f} s, behind {admitted} others, and its deadline leaves "
             f"{available_s:.2f} s",
             retry_after_s,
         )
+
+    def _broken_by(self, generation: Generation, now: float) -> Promise | None:
+        """The promise that couldn't be kept if this request were taken."""
+        promise = self._promises.largest(now)
+        if promise is None:
+            return None
+        delay_s = max(0.0, promise.at - now)
+        works = [*(self._work(each) for each in self._order()), self._work(generation)]
+        works.append(self._work(promise.generation, delay_s))
+        needed_s = self._forecast().finish_s(works, busy=bool(self._waiting))[-1] - delay_s
+        return promise if needed_s > promise.available_s * self._share else None
 
     def _place_s(self, excess: int, now: float) -> float:
         """Seconds until so many requests are over."""
