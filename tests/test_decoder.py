@@ -150,6 +150,18 @@ def test_a_copied_row_goes_on_like_the_one_it_was_copied_from() -> None:
     assert top.logits[0].tobytes() == top.logits[1].tobytes()
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_leaving_a_core_to_others_changes_the_threads_and_no_bit(precision: str) -> None:
+    decoder = make(precision, threads=2)
+    alone = follow(decoder, 0, [50, 60, 70])
+    threads = set()
+    for room in (True, False):
+        decoder.make_room(room)
+        threads.add(decoder._steps.session.get_session_options().intra_op_num_threads)
+        assert follow(decoder, 0, [50, 60, 70]) == alone
+    assert threads == {1, 2}
+
+
 def test_a_cache_in_device_memory_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on a graphics card, with the CPU provider: OrtValues, copies by graph, inputs bound anew."""
     plain = make("fp16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -314,6 +315,48 @@ def test_most_refusals_say_rightly_when_to_come_back() -> None:
                 engine.step()
     assert total > 20
     assert right >= 0.8 * total  # 210 of 233 over the seeds 0 to 4
+
+
+def test_who_comes_back_when_told_goes_before_new_ones() -> None:
+    """At three times what fits; the request that is followed has to be known again among all the others."""
+    rng, decoder = np.random.default_rng(1), ToyDecoder()
+    engine = toy_engine(decoder)
+    due, verdicts = decoder.now, []
+    followed: tuple[int, float, float] | None = None  # its number, when it was refused, what it was told
+    for number in range(100, 2500):
+        while decoder.now < due:
+            engine.step()
+            if not engine.stats.running_requests:
+                decoder.now = due
+            if followed is not None:
+                first, asked, said = followed
+                waited = decoder.now - asked
+                if waited < said - max(0.1, 0.25 * said):
+                    continue  # nobody is told to come too late
+                if not refused(engine, decoder, first):
+                    verdicts.append(abs(said - waited) <= max(0.3 * waited, 0.1))
+                    followed = None
+                elif waited > said + max(0.1, 0.3 * waited):
+                    verdicts.append(False)
+                    followed = None
+        due += float(rng.exponential(1 / 90))
+        told = refused(engine, decoder, number)
+        if told and followed is None:
+            followed = number, decoder.now, told
+    assert len(verdicts) > 60
+    assert sum(verdicts) >= 0.9 * len(verdicts)
+
+
+def refused(engine: Engine, decoder: ToyDecoder, number: int) -> float | None:
+    """Ask for 8-59 tokens, by its number, within a second; None if it was taken, else when to come back."""
+    tokens = 8 + 17 * number % 52
+    prompt = toy_prompt(tokens, 6 + number % 40, filler=4 + number // 40)
+    asked = replace(toy_request(tokens), prompt=prompt, deadline=decoder.now + 1.0)
+    try:
+        engine.submit(asked)
+    except Overloaded as error:
+        return error.retry_after_s
+    return None
 
 
 def random_request(rng: np.random.Generator, decoder: ToyDecoder, tokens: int) -> GenerationRequest:
