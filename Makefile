@@ -30,7 +30,7 @@ test: $(VENV)/.dev ## Run every test that needs only what pip installs
 	@$(VENV)/bin/python -m pytest -m "not system" $(PYTEST_ARGS)
 
 test-system: $(VENV)/.dev system-tools ## Run the tests against system programs (installs Debian packages)
-	@$(VENV)/bin/python -m pytest -m "system and not llamacpp" --ignore=tests/test_image.py $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -m "system and not llamacpp" $(PYTEST_ARGS)
 
 test-llamacpp: $(VENV)/.dev ## Run the test against llama.cpp's server; compiles it into .venv-peers once, which takes minutes
 	@$(VENV)/bin/python -m pytest --capture=no -m llamacpp $(PYTEST_ARGS)
