@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -67,7 +68,9 @@ def test_from_a_teacher_s_answers_to_an_answer_of_the_service(tmp_path: Path, ti
             tiny_bundle)  # fmt: skip
     pairs, episodes = tmp_path / "distilled" / "pairs.jsonl", tmp_path / "episodes"
     accepted = len(pairs.read_bytes().splitlines())
-    assert accepted >= 10  # of 120; why the others are turned away has to be looked at
+    reasons = json.loads((tmp_path / "distilled" / "report.json").read_text())["reasons"]
+    assert reasons == {"accepted": accepted, "near-duplicate": 120 - accepted}  # it has few things to say
+    assert accepted >= 10
     run("training", "prepare", "--data-dir", data, "--pairs", pairs, "--out", episodes, "--scorer", tiny_bundle,
         "--generated", 100, "--written", 100)  # fmt: skip
     run("training", "tokenizer", "--episodes", episodes, "--recipe", tmp_path / "test.toml")
