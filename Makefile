@@ -27,7 +27,7 @@ serve: $(VENV)/.serve ## Serve models/small on 127.0.0.1:8000; PROMPTDIAL_HOST, 
 	@exec $(VENV)/bin/python -m service
 
 test: $(VENV)/.dev ## Run every test that needs only what pip installs
-	@$(VENV)/bin/python -m pytest -m "not system" $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -m "not system" --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 test-system: $(VENV)/.dev system-tools ## Run the tests against system programs (installs Debian packages)
 	@$(VENV)/bin/python -m pytest -m "system and not llamacpp" $(PYTEST_ARGS)

@@ -209,7 +209,9 @@ def test_rows_come_as_often_as_their_source_or_else_their_origin_says() -> None:
 
 
 def test_how_often_and_how_long_is_said_by_source_or_method_or_origin() -> None:
-    tokenizer = PromptTokenizer.train(["a red fox rests in deep snow"] * 3, len(DEFAULT_FORMAT.special_tokens()) + 300)
+    tokenizer = PromptTokenizer.train(
+        ["a red fox rests in deep snow"] * 3, len(DEFAULT_FORMAT.special_tokens()) + 300
+    )
     scene, written = (replace(episode("fox", "A red fox rests."), origin="generated", method=method, words=4)
                       for method in ("scene", "written"))  # fmt: skip
     long = replace(written, output="A red fox rests in deep snow.", words=7)

@@ -68,7 +68,8 @@ class Scheduler:
         self._next_deadline = math.inf
         self._last_end = -math.inf  # of a request that ran, or of the warm-up
         self._promises = Promises()
-        self._share = 1.0  # of the time it has that a request may be predicted to take, where there are others
+        # Of the time it has that a request may be predicted to take, where there are others.
+        self._share = 1.0
 
     @property
     def waiting(self) -> int:
