@@ -30,6 +30,7 @@ from promptdial.engine import (
 from promptdial.engine.cached import Top
 from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
+from promptdial.engine.length import Words
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.errors import (
     BundleError,
@@ -272,18 +273,27 @@ def test_candidates_differ_and_the_first_is_the_one_that_n_1_gives(engine: Engin
     assert len({tuple(tokens) for tokens, _ in many.candidates}) == 4
 
 
-def test_no_run_of_tokens_comes_twice_where_that_is_asked_for(engine: Engine, bundle: Bundle) -> None:
+def test_no_run_of_words_comes_twice_where_that_is_asked_for(engine: Engine, bundle: Bundle) -> None:
+    begins = Words.of(bundle.tokenizer().token_bytes()).begins
+
+    def runs_of(tokens: list[int]) -> list[tuple[tuple[int, ...], ...]]:
+        words: list[tuple[int, ...]] = []
+        for token in tokens:
+            if begins[token] or not words:
+                words.append((token,))
+            else:
+                words[-1] += (token,)
+        return [tuple(words[i : i + 3]) for i in range(len(words) - 3)]  # the last word may be cut off
+
     prompt = tuple(bundle.tokenizer().prompt(Command("expand", "image", 0.8, 40), "a fox"))
-    for sampling in (Sampling(0.0, no_repeat=3), Sampling(0.3, no_repeat=3)):
-        request = GenerationRequest(prompt=prompt, n=4, max_tokens=100, sampling=sampling, seed=3)
-        for tokens, _ in engine.submit(request).result().candidates:
-            runs = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
-            assert len(set(runs)) == len(runs)
-    free = GenerationRequest(prompt=prompt, max_tokens=100, sampling=GREEDY)
-    tokens = engine.submit(free).result().candidates[0][0]
-    assert (
-        len({tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)}) < len(tokens) - 2
-    )  # a loop, left alone
+
+    def repeat(sampling: Sampling) -> list[bool]:
+        request = GenerationRequest(prompt=prompt, n=8, max_tokens=120, sampling=sampling, seed=3)
+        candidates = engine.submit(request).result().candidates
+        return [len(set(runs_of(tokens))) < len(runs_of(tokens)) for tokens, _ in candidates]
+
+    assert any(repeat(Sampling(1.0, top_k=12)))
+    assert not any(repeat(Sampling(1.0, top_k=12, no_repeat=3)))
 
 
 def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:

@@ -99,6 +99,21 @@ def test_a_run_of_tokens_is_barred_from_coming_twice() -> None:
     assert set(runs.barred) == {3, 4}
 
 
+def test_a_run_of_words_is_barred_where_its_last_word_begins_and_no_word_is_broken_off() -> None:
+    begins = [False] * 20
+    for first in (1, 3, 5):  # words of the tokens 1 2, 3 4, 5
+        begins[first] = True
+    runs = Runs(2, begins)
+    for token in (1, 2, 3, 4, 5, 1):
+        assert not runs.barred
+        runs.add(token)
+    assert not runs.barred  # "1" may become another word than "1 2"
+    runs.add(2)
+    assert set(runs.barred) == {3}
+    runs.add(5)
+    assert set(runs.barred) == {1}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_barred_token_is_not_chosen_and_other_rows_do_not_notice(temperature: float) -> None:
     logits = np.array([[5.0, 4.0, 3.0], [5.0, 4.0, 3.0]], np.float32)

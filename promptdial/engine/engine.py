@@ -40,7 +40,7 @@ from promptdial.engine.request import (
     Status,
     Timing,
 )
-from promptdial.engine.sampling import MAX_TOP_K, Chooser, draw
+from promptdial.engine.sampling import MAX_TOP_K, Chooser, Runs, draw
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.threads import available_cpus
 from promptdial.errors import DeviceError, EngineError, InputTooLong, InvalidRequest, Unavailable
@@ -233,9 +233,12 @@ class Engine:
         """Queue a request. Raises InvalidRequest, InputTooLong, DeadlineExceeded, Overloaded or Unavailable."""
         self._check(request)
         generation = Generation(request, on_event)
-        if request.words is not None and request.sampling.length_tolerance and self._words is not None:
-            for candidate in generation.candidates:
-                candidate.pace = Pace(request.words, request.sampling.length_tolerance, self._words)
+        words, sampling = self._words, request.sampling
+        for candidate in generation.candidates:
+            if sampling.no_repeat:
+                candidate.runs = Runs(sampling.no_repeat, words.begins if words is not None else None)
+            if request.words is not None and sampling.length_tolerance and words is not None:
+                candidate.pace = Pace(request.words, sampling.length_tolerance, words)
         self._scheduler.submit(generation)
         return generation
 

@@ -109,9 +109,9 @@ class Candidate:
             len(generation.request.prompt) - 1
         )  # all tokens but the newest, which the next step reads
         self.reason: FinishReason | None = None
-        no_repeat = generation.request.sampling.no_repeat
-        self.runs = Runs(no_repeat) if no_repeat else None
-        self.pace: Pace | None = None  # set by the engine, which knows the vocabulary
+        # Set by the engine, which knows the vocabulary:
+        self.runs: Runs | None = None
+        self.pace: Pace | None = None
 
     def add(self, token: int) -> None:
         """Grow by a token."""

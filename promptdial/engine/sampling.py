@@ -6,6 +6,7 @@ text is the same alone and in any batch, as long as its logits are.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 class Sampling:
     """How to choose: temperature 0 is greedy; the ``top_k`` likeliest, then of these the ``top_p`` share.
 
-    No run of ``no_repeat`` tokens comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
+    No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
     """
 
@@ -50,25 +51,32 @@ def _mix(value: int) -> int:
 
 
 class Runs:
-    """What a text may not go on with, if none of its runs of ``length`` tokens is to come twice."""
+    """What a text may not go on with, if none of its runs of ``length`` words is to come twice.
 
-    __slots__ = ("_followers", "_length", "_newest")
+    Only tokens that begin a word are barred: a rare word of many tokens may be said again, and none is broken off.
+    """
 
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._newest: tuple[int, ...] = ()  # the last length - 1 tokens
-        self._followers: dict[tuple[int, ...], set[int]] = {}
+    __slots__ = ("_begins", "_followers", "_newest")
+
+    def __init__(self, length: int, begins: Sequence[bool] | None = None) -> None:
+        """``begins`` tells of every token id whether it begins a word; without it, each one is a word."""
+        self._begins = begins
+        self._newest: deque[tuple[int, ...]] = deque(maxlen=length - 1)  # words
+        self._followers: dict[tuple[tuple[int, ...], ...], set[int]] = {}
 
     def add(self, token: int) -> None:
         """Note the text's next token."""
-        if len(self._newest) == self._length - 1:
-            self._followers.setdefault(self._newest, set()).add(token)
-        self._newest = (*self._newest, token)[1 - self._length :] if self._length > 1 else ()
+        if self._newest and self._begins is not None and not self._begins[token]:
+            self._newest[-1] += (token,)
+            return
+        if len(self._newest) == self._newest.maxlen:
+            self._followers.setdefault(tuple(self._newest), set()).add(token)
+        self._newest.append((token,))
 
     @property
     def barred(self) -> Collection[int]:
-        """Token ids that would end a run that the text has had."""
-        return self._followers.get(self._newest, ())
+        """Token ids that would begin the last word of a run that the text has had."""
+        return self._followers.get(tuple(self._newest), ())
 
 
 class Chooser:

@@ -7,6 +7,7 @@ for in the same language as high.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,16 @@ LISTS = {
 }  # fmt: skip
 _MODALITIES = ("image",) * 6 + ("video",) * 2 + ("template",) * 2
 _TASKS = ("expand",) * 10 + ("tags",) * 3 + ("suggest",) * 3 + ("brief",) * 2 + ("style",) * 3 + ("compress",)
+_SEVERAL = re.compile(r"(?<![su])s$")
+_DOERS = ("person", "animal", "bird", "creature")
+_DEEDS = (
+    "riding", "holding", "carrying", "looking at", "standing next to", "sitting beside", "walking past", "chasing",
+    "resting near", "playing with", "hiding behind", "pulling", "guarding", "posing with", "wearing",
+)  # fmt: skip
 _PLACES = (
+    "on mars", "on the moon", "in space", "in paris", "in tokyo", "in an ancient temple", "in a cathedral", "at a market",
+    "in a library", "under water", "in the desert", "at a train station", "in a forest at night", "on a rooftop at sunset",
+    "in a cave", "in the rain", "on a bridge", "in a laboratory", "at a festival", "in front of a castle", "in a cyberpunk city",
     "on a wooden table", "in a quiet room", "in a green field", "on a city street", "near a calm lake", "at the beach",
     "in an old garden", "on a snowy hill", "inside a small shop", "beside a river", "in front of a brick wall",
     "under a tall tree",
@@ -54,7 +64,7 @@ def written(
     """
     writer = Writer(lexicon(lists))
     rng = random.Random(f"written-{seed}")
-    about = [*rng.sample(list(rows), len(rows)), *_composed(lists, len(rows) // 10, rng)]
+    about = [*rng.sample(list(rows), len(rows)), *_composed(lists, len(rows) // 4, rng)]
     rng.shuffle(about)
     left = count
     for turn in range(_MOST_OF_ONE if about else 0):
@@ -75,15 +85,23 @@ def _parsed(writer: Writer, text: str) -> Parsed | None:
 
 
 def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random) -> Iterator[Row]:
-    """Phrases of one or two listed things, with a colour or a number now and then, somewhere or nowhere."""
-    names = [name for names in LISTS.values() for name in names if lists.get(name)]
+    """Phrases of one or two listed things, with a colour now and then, somewhere or nowhere; some do something."""
+    one = {
+        name: found
+        for names in LISTS.values()
+        for name in names
+        if (found := [word for word in lists.get(name, ()) if not _SEVERAL.search(word)])
+    }
+    names, doers = list(one), [name for kind in _DOERS for name in LISTS[kind] if name in one]
     for _ in range(count if names else 0):
         things = []
-        for _ in range(rng.choice((1, 1, 2))):
-            noun = rng.choice(lists[rng.choice(names)]).lower()
+        acting = bool(doers) and rng.random() < 0.5
+        for of in (doers, names) if acting else (names,) * rng.choice((1, 1, 2)):
+            noun = rng.choice(one[rng.choice(of)]).lower()
             color = f"{rng.choice(COLORS)} " if rng.random() < 0.3 else ""
             things.append(with_articles(f"a {color}{noun}"))
-        text = rng.choice((" and ", " next to ", " with ")).join(things)
+        between = _DEEDS if acting else ("and", "next to", "with")
+        text = f" {rng.choice(between)} ".join(things)
         if rng.random() < 0.6:
             text += " " + rng.choice(_PLACES)
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}

@@ -55,9 +55,9 @@ def _read(name: str) -> dict[str, Any]:
 
 def fill(frame: str, slots: Mapping[str, str], plural: bool, rng: random.Random) -> str:
     """A frame with its choices made and its slots filled; KeyError names a slot that is missing."""
+    frame = _AGREEMENT.sub(lambda match: match.group(2 if plural else 1), frame)
     while (match := _CHOICE.search(frame)) is not None:
         frame = frame[: match.start()] + rng.choice(match.group(1).split("|")) + frame[match.end() :]
-    frame = _AGREEMENT.sub(lambda match: match.group(2 if plural else 1), frame)
     text = _SLOT.sub(lambda match: _slot(match, slots), frame)
     return re.sub(r"\s+", " ", text).strip()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from promptdial.command import word_count
 from training.generator import with_articles
-from training.writing.frames import Frames, fill, kinds, scenes
+from training.writing.frames import fill, kinds, scenes
 from training.writing.phrases import (
     NO_VERBS,
     PLACES,
@@ -58,13 +58,13 @@ class Scene:
     light: str
     slots: dict[str, str] = field(default_factory=dict)
 
-    def say(self, frame: str, noun: Noun | None = None) -> str:
-        """A frame about a noun of the scene, or about the whole."""
+    def say(self, frame: str, noun: Noun | None = None, several: bool = False) -> str:
+        """A frame about a noun of the scene, or about the whole, which may be `several` things."""
         slots = self.slots
         if noun is not None:
             its, them = ("their", "them") if noun.plural else _PRONOUNS.get(noun.kind, ("its", "it"))
             slots = {**slots, "h": f"the {self._name(noun)}", "its": its, "them": them}
-        text = fill(frame, slots, noun is not None and noun.plural, self.rng)
+        text = fill(frame, slots, several or (noun is not None and noun.plural), self.rng)
         return with_articles(text[:1].upper() + text[1:])
 
     def _name(self, noun: Noun) -> str:
@@ -164,6 +164,7 @@ def _opening(scene: Scene, modality: str) -> str:
     text, form = _richer(scene)
     openings = scenes()["openings"]
     scene.slots["text"] = text
+    several = scene.parsed.nouns[0].plural or _following(scene.parsed) == "and"
     if modality == "template":
         return (
             scene.say(scene.rng.choice(scenes()["layout"]["opening"]))
@@ -171,7 +172,7 @@ def _opening(scene: Scene, modality: str) -> str:
             else scene.say("{text}.")
         )
     frames = openings[form] if form == "sentence" or scene.rng.random() < 0.75 else openings["clause"]
-    return scene.say(scene.rng.choice(frames))
+    return scene.say(scene.rng.choice(frames), several=several)
 
 
 def _richer(scene: Scene) -> tuple[str, str]:
@@ -266,17 +267,18 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
         found += [(6 + i, scene.say(frame)) for i, frame in enumerate(layout[:3])]
     things = [noun for noun in scene.parsed.nouns if noun.kind not in PLACES] or list(scene.parsed.nouns[:1])
     places = [noun for noun in scene.parsed.nouns if noun.kind in PLACES and noun not in things]
-    first = _about(scene, things[0], 3)
+    subject = things[0]
+    first = _about(scene, subject, 3, NAMED_SHARE)
     others = [_about(scene, noun, 2) for noun in things[1:]] + [_about(scene, noun, 2) for noun in places]
     found += [(1, first[0])]
     found += [(2 + (i >= len(things) - 1), sentences[0]) for i, sentences in enumerate(others)]
     if modality == "video":
-        frames = kinds()[things[0].kind].motion
-        moving = [scene.say(rng.choice(frames), things[0])] if frames else []
+        frames = kinds()[subject.kind].motion
+        moving = [scene.say(rng.choice(frames), subject)] if frames else []
         found += [(4, text) for text in (*moving, scene.say(rng.choice(general["camera"])))]
-    found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"])))]
+    found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
     rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
-    rest += [(place, scene.say(rng.choice(general[name]))) for place, name in _GENERAL]
+    rest += [(place, scene.say(rng.choice(general[name]), subject)) for place, name in _GENERAL]
     rng.shuffle(rest)
     if rng.random() < ANCHORED_SHARE:
         scene.slots["things"] = _listed(scene, things[:3])
@@ -286,8 +288,9 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     return [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
 
 
-_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_UNKNOWN = 0.75, 0.3
-ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
+_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_UNKNOWN = 0.85, 0.3
+NAMED_SHARE = 0.6  # of what is said about the subject, at least, names it; of what is said about other things, all
+ANCHORED_SHARE = 0.8  # prompts that name all their things once more, if there is room
 _GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
 
 
@@ -296,9 +299,10 @@ def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _about(scene: Scene, noun: Noun, count: int) -> list[str]:
-    frames: Frames = kinds()[noun.kind]
-    chosen = scene.rng.sample(frames.details, min(count, len(frames.details)))
+def _about(scene: Scene, noun: Noun, count: int, named_share: float = 1.0) -> list[str]:
+    rng, frames = scene.rng, kinds()[noun.kind].details
+    named = [frame for frame in frames if "{h}" in frame]
+    chosen = dict.fromkeys(rng.choice(named if rng.random() < named_share else frames) for _ in range(count))
     return [scene.say(frame, noun) for frame in chosen]
 
 
