@@ -317,6 +317,34 @@ def test_most_refusals_say_rightly_when_to_come_back() -> None:
     assert right >= 0.8 * total  # 210 of 233 over the seeds 0 to 4
 
 
+def test_what_takes_longer_than_predicted_makes_later_times_to_come_back_longer() -> None:
+    """Answers are half as long again as was expected, again and again."""
+    decoder = ToyDecoder()
+    engine = toy_engine(decoder)
+    errors = []
+    for _ in range(12):
+        handles = []
+        with suppress(Overloaded):
+            for _ in range(100):
+                asked = toy_request(90, expected_tokens=60, deadline=decoder.now + 1.5)
+                handles.append(engine.submit(asked))
+        begun = decoder.now
+        with pytest.raises(Overloaded) as refused:
+            engine.submit(toy_request(40, expected_tokens=40, deadline=decoder.now + 0.5))
+        said = refused.value.retry_after_s
+        assert said is not None
+        while True:
+            engine.step()
+            with suppress(Overloaded):
+                engine.submit(toy_request(40, expected_tokens=40, deadline=decoder.now + 0.5))
+                break
+        errors.append(said / (decoder.now - begun))
+        while engine.stats.running_requests or engine.stats.waiting_requests:
+            engine.step()
+    assert errors[0] < 0.8
+    assert errors[-1] > 0.9
+
+
 def test_who_comes_back_when_told_goes_before_new_ones() -> None:
     """At three times what fits; the request that is followed has to be known again among all the others."""
     rng, decoder = np.random.default_rng(1), ToyDecoder()

@@ -38,6 +38,8 @@ SOON_S = 0.05  # when to come back at the earliest, where it is another's turn
 MISSES = 0.05  # the share of requests admitted while others were there that may miss their deadline
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
 LEAST_SHARE = 0.5  # that caution leaves
+DELAY_WEIGHT = 0.05  # of the newest request in the mean of how much longer than predicted they take
+MOST_DELAY = 2.0
 
 Entry = tuple[float, int, Generation]  # when it is due, a number that tells equals apart, the request
 
@@ -70,6 +72,7 @@ class Scheduler:
         self._promises = Promises()
         # Of the time it has that a request may be predicted to take, where there are others.
         self._share = 1.0
+        self._delay = 1.0  # times the predicted time is what requests take: others come, and cores are shared
 
     @property
     def waiting(self) -> int:
@@ -196,7 +199,9 @@ class Scheduler:
 
     def _learn(self, generation: Generation, *, missed: bool) -> None:
         """Let later predictions take less of a deadline after a miss, and a little more after an answer in time."""
-        if generation.in_company:
+        if generation.predicted_s is not None:
+            delay = (self.clock() - generation.submitted) / max(generation.predicted_s, 1e-3)
+            self._delay += DELAY_WEIGHT * (min(delay, MOST_DELAY) - self._delay)
             change = CAUTION * (MISSES - 1 if missed else MISSES)
             self._share = min(1.0, max(LEAST_SHARE, self._share + change))
 
@@ -225,7 +230,7 @@ class Scheduler:
                     first = self._broken_by(generation, now)
                 if first is None:
                     self._promises.keep(generation)
-                    generation.in_company = bool(admitted)
+                    generation.predicted_s = needed_s if admitted else None
                     return
         alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:
@@ -238,6 +243,8 @@ class Scheduler:
             retry_after_s = max(SOON_S, first.at - now)
         elif available_s < math.inf:
             retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
+        if first is None:
+            retry_after_s *= max(1.0, self._delay)
         if told is None or now >= told.start:
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
