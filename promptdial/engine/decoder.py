@@ -160,7 +160,7 @@ class Decoder:
     def end_profiling(self) -> list[Path]:
         """Write the profiles, in Chrome's trace format: of prompts, and of steps if these have a graph of their own."""
         graphs = {id(graph): graph for graph in (self._reader, self._steps)}
-        return [Path(graph.session.end_profiling()) for graph in graphs.values()]
+        return [Path(graph.sessions[0].end_profiling()) for graph in graphs.values()]
 
     def _rows_are_apart(self) -> bool:
         """Whether rows get the same bits alone and in batches of even and odd size."""

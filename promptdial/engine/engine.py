@@ -440,7 +440,8 @@ class Engine:
         while not self._closing.is_set():
             self._heartbeat = self._clock()
             try:
-                self._warm(room=False)
+                for room in (False, True):
+                    self._warm(room=room)
             except Exception:
                 log.exception("the engine can't recover yet; next attempt in %s s", RETRY_S)
                 for generation in self._scheduler.take_all():

@@ -2,12 +2,14 @@
 
 "Come back in 300 ms" is an empty word while others keep coming: who is there when room becomes free takes it, and those
 who need most are refused for ever. So a request that comes again when it was told goes before those that come for the
-first time: these are refused as long as they would take the room that it was promised. Requests are known again by what
-they ask for, not by who asks; nothing is reserved, so the engine never idles for one that doesn't come.
+first time, or were told a later time: these are refused as long as they would take the room that it was promised.
+Requests are known again by what they ask for, not by who asks. It is room among those with a deadline that is promised,
+to those with a deadline; places in a full queue are not.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -38,7 +40,9 @@ class Promises:
         self._held: OrderedDict[Hashable, Promise] = OrderedDict()  # by what is asked for, the oldest first
 
     def make(self, generation: Generation, available_s: float, now: float, said_s: float) -> None:
-        """Note what a request was told, in place of what it was told before."""
+        """Note what a request was told, in place of what it was told before; without a deadline it needs no promise."""
+        if available_s == math.inf:
+            return
         key = _key(generation)
         self._held.pop(key, None)
         end = now + said_s + max(LATE * said_s, LATE_S)
@@ -55,11 +59,17 @@ class Promises:
         """The request was taken."""
         self._held.pop(_key(generation), None)
 
-    def largest(self, now: float) -> Promise | None:
-        """The one that needs most room, of those that still hold."""
+    def ahead_of(self, generation: Generation, now: float) -> Promise | None:
+        """The one that needs most room, of those that go before a request: all but its own; where it comes when it was
+        told, those that were told a time between now and its own.
+        """
         for key in [key for key, promise in self._held.items() if now > promise.end]:
             del self._held[key]
-        return max(self._held.values(), key=lambda promise: _size(promise.generation), default=None)
+        own = self._held.get(_key(generation))
+        others = [promise for promise in self._held.values() if promise is not own]
+        if own is not None and now >= own.start:
+            others = [promise for promise in others if now < promise.at < own.at]
+        return max(others, key=lambda promise: _size(promise.generation), default=None)
 
 
 def _key(generation: Generation) -> Hashable:
@@ -69,4 +79,4 @@ def _key(generation: Generation) -> Hashable:
 
 def _size(generation: Generation) -> float:
     request = generation.request
-    return request.expected_tokens or request.max_tokens
+    return request.n * (request.expected_tokens or request.max_tokens)

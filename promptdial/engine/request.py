@@ -140,7 +140,7 @@ class Generation:
         self.status = Status.WAITING
         self.candidates = [Candidate(self, index) for index in range(request.n)]
         self.read = 0  # tokens of the prompt in the cache
-        self.predicted_s: float | None = None  # how long it would take, if others were there when it came
+        self.in_company = False  # whether others were there when it was predicted to meet its deadline
         self.submitted = time.monotonic()
         self.started = self.prefilled = self.submitted
         self.on_cancel: Callable[[], None] | None = None  # set by the scheduler

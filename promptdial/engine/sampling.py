@@ -53,7 +53,8 @@ def _mix(value: int) -> int:
 class Runs:
     """What a text may not go on with, if none of its runs of ``length`` words is to come twice.
 
-    Only tokens that begin a word are barred: a rare word of many tokens may be said again, and none is broken off.
+    Only tokens that begin a word are barred: a rare word of many tokens may be said again, and none is broken off. What
+    begins alike is barred too, since it can't be known what the word will be.
     """
 
     __slots__ = ("_begins", "_followers", "_newest")
@@ -66,8 +67,9 @@ class Runs:
 
     def add(self, token: int) -> None:
         """Note the text's next token."""
-        if self._newest and self._begins is not None and not self._begins[token]:
-            self._newest[-1] += (token,)
+        if self._begins is not None and not self._begins[token]:
+            if self._newest:
+                self._newest[-1] += (token,)
             return
         if len(self._newest) == self._newest.maxlen:
             self._followers.setdefault(tuple(self._newest), set()).add(token)

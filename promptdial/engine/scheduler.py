@@ -38,8 +38,6 @@ SOON_S = 0.05  # when to come back at the earliest, where it is another's turn
 MISSES = 0.05  # the share of requests admitted while others were there that may miss their deadline
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
 LEAST_SHARE = 0.5  # that caution leaves
-DELAY_WEIGHT = 0.05  # of the newest request in the mean of how much longer than predicted they take
-MOST_DELAY = 2.0
 
 Entry = tuple[float, int, Generation]  # when it is due, a number that tells equals apart, the request
 
@@ -72,7 +70,6 @@ class Scheduler:
         self._promises = Promises()
         # Of the time it has that a request may be predicted to take, where there are others.
         self._share = 1.0
-        self._delay = 1.0  # times the predicted time is what requests take: others come, and cores are shared
 
     @property
     def waiting(self) -> int:
@@ -178,7 +175,7 @@ class Scheduler:
         with self._changed:
             self.running.remove(generation)
             self._last_end = self.clock()
-            self._learn(generation, missed=False)
+            self._learn(generation, missed=self._last_end >= _deadline(generation))
             if generation.request.expected_tokens is None:
                 for candidate in generation.candidates:
                     self.speed.ended(len(candidate.tokens), generation.request.max_tokens)
@@ -199,9 +196,7 @@ class Scheduler:
 
     def _learn(self, generation: Generation, *, missed: bool) -> None:
         """Let later predictions take less of a deadline after a miss, and a little more after an answer in time."""
-        if generation.predicted_s is not None:
-            delay = (self.clock() - generation.submitted) / max(generation.predicted_s, 1e-3)
-            self._delay += DELAY_WEIGHT * (min(delay, MOST_DELAY) - self._delay)
+        if generation.in_company:
             change = CAUTION * (MISSES - 1 if missed else MISSES)
             self._share = min(1.0, max(LEAST_SHARE, self._share + change))
 
@@ -226,11 +221,11 @@ class Scheduler:
                 return
             needed_s = self._needed_s(generation, now)
             if needed_s <= available_s * (self._share if admitted else doubt):
-                if admitted and (told is None or now < told.start):
+                if admitted:
                     first = self._broken_by(generation, now)
                 if first is None:
                     self._promises.keep(generation)
-                    generation.predicted_s = needed_s if admitted else None
+                    generation.in_company = bool(admitted)
                     return
         alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:
@@ -238,14 +233,15 @@ class Scheduler:
                 f"the request is predicted to take {alone_s:.2f} s on an idle engine, and its deadline leaves "
                 f"{available_s:.2f} s: ask for fewer tokens or give it more time"
             )
-        retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
-        if first is not None:
+        if told is not None and now < told.start:
+            retry_after_s = told.at - now  # it is early: what it was told still holds
+        elif first is not None:
             retry_after_s = max(SOON_S, first.at - now)
-        elif available_s < math.inf:
-            retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
-        if first is None:
-            retry_after_s *= max(1.0, self._delay)
-        if told is None or now >= told.start:
+            self._promises.make(generation, available_s, now, retry_after_s)
+        else:
+            retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
+            if available_s < math.inf:
+                retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
             raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
@@ -258,8 +254,8 @@ class Scheduler:
         )
 
     def _broken_by(self, generation: Generation, now: float) -> Promise | None:
-        """The promise that couldn't be kept if this request were taken."""
-        promise = self._promises.largest(now)
+        """Of the promises that go before this request the one that needs most, if taking it would break that."""
+        promise = self._promises.ahead_of(generation, now)
         if promise is None:
             return None
         delay_s = max(0.0, promise.at - now)
