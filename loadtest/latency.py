@@ -44,7 +44,7 @@ INPUTS = (
     "a robot watering plants in a greenhouse",
 )
 PARTS = ("queue_ms", "prefill_ms", "decode_ms", "score_ms", "total_ms")
-PACKAGES = ("onnxruntime", "tokenizers", "numpy", "fastapi", "uvicorn", "httpx")
+PACKAGES = ("onnxruntime", "tokenizers", "numpy", "fastapi", "uvicorn", "httpx", "aiohttp")
 
 
 class LoadError(Exception):

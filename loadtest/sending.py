@@ -18,7 +18,7 @@ from loadtest.records import Record
 from loadtest.workload import Request
 
 PATIENCE_S = 10.0  # for an answer, beyond the deadline that the request gave the service
-IDLE_S = 3.0  # that a connection is kept for; uvicorn closes them after 5 s
+IDLE_S = 3.0  # that a connection is kept for; servers close them after 5 s and more
 TOKEN, DONE, ERROR = b"event: token\n", b"event: done\ndata: ", b"event: error\ndata: "
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -32,8 +32,9 @@ class Sender:
     def __init__(self, url: str, timeout_ms: int, *, keep_alive: bool = True) -> None:
         kept: dict[str, Any] = {"keepalive_timeout": IDLE_S} if keep_alive else {"force_close": True}
         self._client = aiohttp.ClientSession(
-            url, connector=aiohttp.TCPConnector(limit=0, **kept), timeout=aiohttp.ClientTimeout()
+            connector=aiohttp.TCPConnector(limit=0, **kept), timeout=aiohttp.ClientTimeout()
         )
+        self._url = f"{url.rstrip('/')}/generate"
         self._patience_s = timeout_ms / 1000 + PATIENCE_S
         self.zero = time.perf_counter()
 
@@ -66,7 +67,7 @@ class Sender:
             record.ended_s = self.now()
 
     async def _exchange(self, request: Request, record: Record, headers: dict[str, str]) -> None:
-        async with self._client.post("/generate", data=request.body, headers=headers) as response:
+        async with self._client.post(self._url, data=request.body, headers=headers) as response:
             if request.streamed and response.status == HTTPStatus.OK:
                 await self._read_stream(response, record)
                 return

@@ -61,7 +61,7 @@ def repeated(rows: Sequence[tuple[Episode, Row]], recipe: DataRecipe) -> list[Ro
 
 
 def _of(table: dict[str, int], episode: Episode, default: int) -> int:
-    """What a table of the recipe says of an episode's source, or else its method, or else its origin."""
+    """What a recipe's table says of an episode's source, or else its method (if composed), or else its origin."""
     kinds = (episode.source, episode.method, episode.origin)
     return next((table[kind] for kind in kinds if kind in table), default)
 

@@ -14,7 +14,7 @@ from training.sources import ATTRIBUTION
 
 RECIPES = Path(__file__).parent / "recipes"
 ORIGINS = ("real", "derived", "generated", "distilled", "rollout")
-GENERATED = ("written", "scene", "lettering", "style-template")  # methods of rows composed by rule
+GENERATED_METHODS = ("written", "scene", "lettering", "style-template")
 OPTIMIZERS = ("adamw", "muon")
 STARTS = {
     "embeddings": ("scorer", "random"),
@@ -128,7 +128,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"[model] width {model.width} is no multiple of heads {model.heads}"
     if model.positions < FRAMING_TOKENS + data.max_input_tokens + data.max_tokens:
         yield "[model] positions is less than 5 + max_input_tokens + max_tokens of [data]"
-    kinds = (*ORIGINS, *GENERATED, *ATTRIBUTION)
+    kinds = (*ORIGINS, *GENERATED_METHODS, *ATTRIBUTION)
     for table in ("repeat", "longest"):
         if unknown := set(getattr(data, table)) - set(kinds):
             yield f"[data] {table} has {sorted(unknown)[0]!r}, known are {', '.join(kinds)}"

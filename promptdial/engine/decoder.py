@@ -14,7 +14,7 @@ same places; else pieces are as large as others can wait for.
 
 On a CPU each graph has two sessions: one with all threads, for a request that is alone, and one with a thread less, for
 when there are several. Then scoring and HTTP need a core at the same time, and threads that wait for one that was
-taken off its core cost more than they bring: on two cores, 40 % of the requests per second.
+taken off its core cost more than they bring (docs/engine.md has figures).
 """
 
 from __future__ import annotations

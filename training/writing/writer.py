@@ -300,6 +300,7 @@ def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
 
 
 def _about(scene: Scene, noun: Noun, count: int, named_share: float = 1.0) -> list[str]:
+    """Up to `count` sentences; `named_share` of them, at least, name the thing."""
     rng, frames = scene.rng, kinds()[noun.kind].details
     named = [frame for frame in frames if "{h}" in frame]
     chosen = dict.fromkeys(rng.choice(named if rng.random() < named_share else frames) for _ in range(count))
