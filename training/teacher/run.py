@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,36 @@ class Run:
             tokens, cost = self._reserved.pop(key, (0.0, 0.0))
             self._held = (self._held[0] - tokens, self._held[1] - cost)
 
+    def affordable(self, most: int) -> list[str]:
+        """The next requests, at most so many, that the budget holds at their largest; reserves them."""
+        self.stopped = ""
+        keys: list[str] = []
+        while len(keys) < most and (key := next(self.todo, None)) is not None:
+            if not self._affordable(key, self.body(key)):
+                self.todo = chain([key], self.todo)
+                break
+            keys.append(key)
+        return keys
+
+    def keep(self, answers: Sequence[Answer], failed: Sequence[str]) -> None:
+        """Store and judge answers that came together, and count the requests that were given up beside them."""
+        for answer in answers:
+            self._in_a_row = 0
+            self.journal.append(answer)
+            self.tally.answered(answer)
+            self._fresh.append(answer)
+        while len(self._fresh) >= JUDGED_TOGETHER:
+            batch, self._fresh = self._fresh[:JUDGED_TOGETHER], self._fresh[JUDGED_TOGETHER:]
+            self.judged(batch)
+        for how in failed:
+            self._given_up(how)
+
+    def judge_rest(self) -> None:
+        """Judge what did not fill a batch."""
+        batch, self._fresh = self._fresh, []
+        if batch:
+            self.judged(batch)
+
     async def judge(self, done: asyncio.Event) -> None:
         """Turn answers into rows while others are being asked for."""
         shown = time.monotonic()
@@ -232,7 +263,12 @@ def run(args: argparse.Namespace) -> None:
         )
         _replay(state)
         try:
-            asyncio.run(_ask_all(state, args.concurrency))
+            if args.ray:
+                from training.teacher import cluster  # noqa: PLC0415 (needs the extra `ray`)
+
+                cluster.ask_all(state, args.ray, args.ray_workers, args.concurrency)
+            else:
+                asyncio.run(_ask_all(state, args.concurrency))
         finally:
             report.write(out, state.tally, state.endpoint.outcomes, asdict(teacher), state.stopped)
     finally:
