@@ -1,15 +1,19 @@
-"""Work spread over machines with Ray Data: `--ray local` here, or `--ray ADDRESS` on a cluster that is up.
+"""Work spread over processes or machines with Ray Data: `--ray local` here, or `--ray ADDRESS` on a cluster that is up.
 
-Each worker is an actor that holds what is slow to load. A worker that dies is replaced by Ray, and its batch is done
-again by another. Rows carry their number, so that they are put back in order and none is missing or there twice.
+Each worker is an actor that holds what is slow to load. A worker that dies is replaced by Ray, and what it was at is
+done again. Rows carry their number or key, so that none is missing or there twice.
+
+A Ray of our own listens on 127.0.0.1 only, behind a token that nobody else knows, writes below a folder that goes with
+it, and waits longer for its parts than Ray does by default: a machine that trains has little time for them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,60 +35,119 @@ from training.errors import TrainingError
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
+LOCAL = "local"
+LOCAL_WORKERS = 2
 LOCAL_STARTS = 3
-OBJECT_STORE_BYTES = 1 << 29  # of a local Ray; rows are short
+OBJECT_STORE_BYTES = 1 << 28  # of a local Ray; rows are short
+LARGEST_BLOCK = 1 << 20  # bytes; Ray Data sets this much aside for each task until it has seen what one returns
+# Of src/ray/common/ray_config_def.h: how long a Ray of our own waits for its agents, a worker's start, and an answer
+# to its question whether it is still alive.
+PATIENCE = {
+    "agent_register_timeout_ms": 300_000,
+    "worker_register_timeout_seconds": 300,
+    "health_check_timeout_ms": 60_000,
+}
 BATCH_TEXTS = 128
 PROGRESS_EVERY = 20_000  # texts
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """A connection to the cluster, or for `local` a Ray of its own on this machine. Raises TrainingError for none."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
+def connected(address: str, workers: int | None) -> Iterator[int]:
+    """A connection to the cluster, or for `local` a Ray of its own on this machine, and how many workers to start.
+
+    `workers` are of one CPU each; None for as many as the cluster has, or LOCAL_WORKERS here. Raises TrainingError
+    where there is no Ray, and for what Ray raises while the connection is in use.
+    """
+    os.environ |= _environment(address)
     try:
         import ray.data  # noqa: PLC0415
     except ImportError as error:
-        raise TrainingError("Ray is not installed: it is in the extra `ray`") from error
-    try:
-        _start(ray.init, address)
-    except Exception as error:  # ray raises bare ones
-        raise TrainingError(f"no Ray at {address}: {error}") from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _start(init: Callable[..., object], address: str) -> None:
-    """Connect, or start a Ray here: several times, since one on a busy machine takes longer than Ray waits for it."""
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if address != "local":
-        code = [str(ROOT / "promptdial"), str(ROOT / "training")]
-        init(address, runtime_env={"py_modules": code}, **quiet)
-        return
-    for attempt in range(1, LOCAL_STARTS + 1):
+        raise TrainingError(
+            f"--ray needs Ray ({error}): install the extra, promptdial[ray], or leave the option out"
+        ) from error
+    _quiet(ray.data.DataContext.get_current())
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         try:
-            init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-            return
-        except Exception as error:  # a bare one says that time was up
-            if attempt == LOCAL_STARTS:
-                raise
-            log.warning("starting Ray failed (%s), trying again", error)
+            if address == LOCAL:
+                _start(workers or LOCAL_WORKERS, folder)
+            else:
+                _join(address)
+            yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+        except ray.exceptions.RayError as error:
+            raise TrainingError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
+        finally:
+            ray.shutdown()
 
 
-def processors() -> int:
-    """CPUs of the cluster."""
+def _environment(address: str) -> dict[str, str]:
+    """What Ray reads when it is imported."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if address == LOCAL:
+        # Without "clusters", which is about macOS, Ray takes 127.0.0.1 for the machine's address.
+        settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return settings
+
+
+def _quiet(context: Any) -> None:
+    context.enable_progress_bars = False
+    context.target_max_block_size = LARGEST_BLOCK
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _start(workers: int, folder: str) -> None:
+    """Start a Ray here: several times, since Ray waits no longer than 15 s for each of its agents to come up.
+
+    (https://github.com/ray-project/ray/issues/65983.) The second time, their files are in memory already.
+    """
     import ray  # noqa: PLC0415
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    for attempt in range(1, LOCAL_STARTS + 1):
+        try:
+            ray.init(
+                LOCAL,
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                _temp_dir=folder,
+                _system_config=PATIENCE,
+            )
+        except Exception as error:  # a bare one says that time was up
+            ray.shutdown()
+            if attempt == LOCAL_STARTS:
+                raise TrainingError(f"no Ray could be started here: {error}{_last_words(folder)}") from error
+            log.warning("starting Ray failed (%s), trying again", error)
+        else:
+            return
+
+
+def _last_words(folder: str) -> str:
+    """The fatal line of Ray's node process, whose exception names no cause."""
+    lines = [line for path in Path(folder).glob("session_*/logs/raylet.err") for line in path.read_text().splitlines()]
+    return "".join(f" ({line})" for line in [line for line in lines if "Check failed" in line][-1:])
+
+
+def _join(address: str) -> None:
+    import ray  # noqa: PLC0415
+
+    code = [str(ROOT / "promptdial"), str(ROOT / "training")]
+    try:
+        ray.init(
+            address, runtime_env={"py_modules": code}, logging_level=logging.WARNING, log_to_driver=False
+        )
+    except Exception as error:  # ray raises bare ones
+        raise TrainingError(f"no Ray at {address}: {error}") from error
 
 
 def mapped(
-    batches: Sequence[pa.Table], worker: type, arguments: dict[str, Any], workers: int
+    batches: Sequence[pa.Table], worker: type, arguments: dict[str, Any], workers: int, at_once: int = 1
 ) -> Iterator[pa.Table]:
-    """What `worker(**arguments)`, called with each table, makes of them; in the order in which they are done."""
+    """What `worker(**arguments)`, called with each table, makes of them; in the order in which they are done.
+
+    An asynchronous worker has `at_once` tables in work; one that dies has at most these done again.
+    """
     import ray  # noqa: PLC0415
 
     data = ray.data.from_arrow(list(batches)).map_batches(
@@ -92,7 +155,7 @@ def mapped(
         batch_size=None,  # a table is a batch
         batch_format="pyarrow",
         fn_constructor_kwargs=arguments,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=at_once),
         num_cpus=1,
     )
     yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
@@ -119,13 +182,13 @@ class EmbeddingWorker:
 class ClusterScorer(RelevanceScorer):
     """The relevance scorer whose embeddings are computed by a cluster; a few texts are done here."""
 
-    def __init__(self, bundle: Path | None, workers: int | None) -> None:
-        """`workers` of one CPU each; None for as many as the cluster has."""
+    def __init__(self, bundle: Path | None, workers: int) -> None:
+        """`workers` of one CPU each."""
         folder = default_bundle() if bundle is None else bundle
         load_scorer(folder)  # names what is missing
         super().__init__(folder / SCORER_FILE, folder / SCORER_TOKENIZER_FILE)
         self._files = {name: (folder / name).read_bytes() for name in (SCORER_FILE, SCORER_TOKENIZER_FILE)}
-        self._workers = workers or processors()
+        self._workers = workers
 
     def embed(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
         """Unit vectors (texts, width), in the order of the texts."""

@@ -38,8 +38,8 @@ def scorer_for(args: argparse.Namespace) -> Iterator[RelevanceScorer]:
         return
     from training import cluster  # noqa: PLC0415 (needs the extra `ray`)
 
-    with cluster.connected(args.ray):
-        yield cluster.ClusterScorer(args.scorer, args.ray_workers)
+    with cluster.connected(args.ray, args.ray_workers) as workers:
+        yield cluster.ClusterScorer(args.scorer, workers)
 
 
 def label(source: Path, target: Path, scorer: RelevanceScorer) -> None:

@@ -1,21 +1,22 @@
-"""`distill --ray`: the questions spread over the machines of a Ray cluster, the answers kept here.
+"""`distill --ray`: the questions spread over the workers of a Ray, the answers kept here.
 
-The journal, the filter and the report stay in the process that was started; workers only ask. A worker that dies loses
-the answers of the batch that it was at, which is asked again. Limits are shared out: each worker gets its part of
-concurrency, requests and tokens a minute. A budget is cut into rounds, none of which can exceed what is left of it.
+The journal, the filter and the report stay in the process that was started; workers only ask. Each answer travels by
+itself and is stored as it comes, so that a worker that dies has what it was asking asked again, and nothing else.
+Limits are shared out: each worker gets its part of concurrency, requests and tokens a minute. What is asked is laid out
+in rounds, none of which can exceed what is left of a budget.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pyarrow as pa
 
 from training import cluster
@@ -29,57 +30,48 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROUND = 100_000  # requests that are laid out at a time
-DEPTH = 4  # requests in a batch for each one that is in flight
+ROUND = 10_000  # requests that are laid out at a time
 SHOW_EVERY_S = 10.0
 
 
-@dataclass
-class _Came:
-    """What came of a batch."""
-
-    answers: list[Answer] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    fatal: str = ""
-
-
 class AskingWorker:
-    """Asks tables of request `body` and returns one row: answers, requests given up, and attempts by outcome."""
+    """Asks one request `body` a call, several calls at a time, and returns one row of JSON: what `came` of it.
+
+    That is an `answer`, how it was `failed`, or what is `fatal` to the run; and the `outcomes` of attempts since the
+    last row. After a fatal one it asks no more.
+    """
 
     def __init__(
         self, endpoint: dict[str, Any], concurrency: int, pace: tuple[float | None, float | None]
     ) -> None:
         self._endpoint = Endpoint(pace=Pace(*pace), **endpoint)
         self._concurrency = concurrency
+        self._client: httpx.AsyncClient | None = None
+        self._fatal = ""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Columns hold JSON."""
-        came = _Came()
-        self._endpoint.outcomes = Counter()
-        try:
-            asyncio.run(self._ask_all(iter(batch["body"].to_pylist()), came))
-        except* TrainingError as errors:
-            came.fatal = str(errors.exceptions[0])
-        row = asdict(came) | {"outcomes": dict(self._endpoint.outcomes)}
-        return pa.table({"came": [json.dumps(row)]})
-
-    async def _ask_all(self, bodies: Iterator[str], came: _Came) -> None:
-        async with self._endpoint.client(self._concurrency) as client, asyncio.TaskGroup() as group:
-            for _ in range(self._concurrency):
-                group.create_task(self._work(client, bodies, came))
-
-    async def _work(self, client: Any, bodies: Iterator[str], came: _Came) -> None:
-        for body in bodies:
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Tables have one row."""
+        if self._client is None:  # belongs to the event loop; ends with the process
+            self._client = self._endpoint.client(self._concurrency)
+        (body,) = batch["body"].to_pylist()
+        came: dict[str, Any] = {}
+        if not self._fatal:
             try:
-                came.answers.append(await self._endpoint.ask(client, json.loads(body)))
+                came["answer"] = asdict(await self._endpoint.ask(self._client, json.loads(body)))
             except Unanswered as error:
-                came.failed.append(str(error))
+                came["failed"] = str(error)
+            except TrainingError as error:
+                self._fatal = str(error)
+        if self._fatal:
+            came["fatal"] = self._fatal
+        came["outcomes"], self._endpoint.outcomes = dict(self._endpoint.outcomes), Counter()
+        return pa.table({"came": [json.dumps(came)]})
 
 
 def ask_all(state: Run, address: str, workers: int | None, concurrency: int) -> None:
     """Ask what is left to ask, and judge what comes. Raises TrainingError as asking without a cluster does."""
-    with cluster.connected(address):
-        count = min(workers or cluster.processors(), concurrency)
+    with cluster.connected(address, workers) as available:
+        count = min(available, concurrency)
         each = -(-concurrency // count)
         endpoint = {name: getattr(state.endpoint, name)
                     for name in ("url", "api_key", "timeout_s", "attempts", "backoff_s")}  # fmt: skip
@@ -87,13 +79,9 @@ def ask_all(state: Run, address: str, workers: int | None, concurrency: int) -> 
         arguments = {"endpoint": endpoint, "concurrency": each, "pace": pace}
         try:
             while keys := state.affordable(ROUND):
-                bodies = [json.dumps(state.body(key)) for key in keys]
-                tables = [
-                    pa.table({"body": bodies[first : first + DEPTH * each]})
-                    for first in range(0, len(bodies), DEPTH * each)
-                ]
-                log.info("%d requests for %d workers", len(keys), count)
-                if not _take(state, cluster.mapped(tables, AskingWorker, arguments, count)):
+                tables = [pa.table({"body": [json.dumps(state.body(key))]}) for key in keys]
+                log.info("%d requests for %d workers, %d at a time each", len(keys), count, each)
+                if not _take(state, cluster.mapped(tables, AskingWorker, arguments, count, each)):
                     break
                 state.release(keys)
         finally:
@@ -107,8 +95,11 @@ def _take(state: Run, tables: Iterator[pa.Table]) -> bool:
     for table in tables:
         for row in map(json.loads, table["came"].to_pylist()):
             state.endpoint.outcomes.update(row["outcomes"])
-            state.keep([Answer(**answer) for answer in row["answers"]], row["failed"])
-            if row["fatal"]:
+            if "answer" in row:
+                state.keep(Answer(**row["answer"]))
+            elif "failed" in row:
+                state.given_up(row["failed"])
+            else:
                 raise TrainingError(row["fatal"])
         if time.monotonic() - shown > SHOW_EVERY_S:
             shown = time.monotonic()

@@ -100,12 +100,9 @@ class Run:
             try:
                 answer = await self.endpoint.ask(client, body)
             except Unanswered as error:
-                self._given_up(str(error))
+                self.given_up(str(error))
             else:
-                self._in_a_row = 0
-                self.journal.append(answer)
-                self.tally.answered(answer)
-                self._fresh.append(answer)
+                self._store(answer)
             finally:
                 self.release([key])
             if self.stopped:
@@ -116,7 +113,14 @@ class Run:
         request = self.requests[key]
         return self.teacher.body(self.templates[request.template], request)
 
-    def _given_up(self, how: str) -> None:
+    def _store(self, answer: Answer) -> None:
+        self._in_a_row = 0
+        self.journal.append(answer)
+        self.tally.answered(answer)
+        self._fresh.append(answer)
+
+    def given_up(self, how: str) -> None:
+        """Count a request that failed for good. Raises TrainingError when it is one too many in a row."""
         self.tally.given_up[how] += 1
         self._in_a_row += 1
         if self._in_a_row >= FAILURES_IN_A_ROW:
@@ -162,21 +166,16 @@ class Run:
             keys.append(key)
         return keys
 
-    def keep(self, answers: Sequence[Answer], failed: Sequence[str]) -> None:
-        """Store and judge answers that came together, and count the requests that were given up beside them."""
-        for answer in answers:
-            self._in_a_row = 0
-            self.journal.append(answer)
-            self.tally.answered(answer)
-            self._fresh.append(answer)
-        while len(self._fresh) >= JUDGED_TOGETHER:
-            batch, self._fresh = self._fresh[:JUDGED_TOGETHER], self._fresh[JUDGED_TOGETHER:]
-            self.judged(batch)
-        for how in failed:
-            self._given_up(how)
+    def keep(self, answer: Answer) -> None:
+        """Store an answer, and judge those that wait for it once they are enough."""
+        if answer.key in self.journal.answers:  # asked twice, since a worker died
+            return
+        self._store(answer)
+        if len(self._fresh) >= JUDGED_TOGETHER:
+            self.judge_rest()
 
     def judge_rest(self) -> None:
-        """Judge what did not fill a batch."""
+        """Judge what came and was not judged yet."""
         batch, self._fresh = self._fresh, []
         if batch:
             self.judged(batch)
