@@ -93,6 +93,7 @@ def _quiet(context: Any) -> None:
     context.enable_progress_bars = False
     context.target_max_block_size = LARGEST_BLOCK
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns of bars that are off
 
 
 def _start(workers: int, folder: str) -> None:
