@@ -39,7 +39,9 @@ LOCAL = "local"
 LOCAL_WORKERS = 2
 LOCAL_STARTS = 3
 OBJECT_STORE_BYTES = 1 << 28  # of a local Ray; rows are short
-LARGEST_BLOCK = 1 << 20  # bytes; Ray Data sets this much aside for each task until it has seen what one returns
+LARGEST_BLOCK = (
+    1 << 20
+)  # bytes; Ray Data sets this much aside for each task until it has seen what one returns
 # Of src/ray/common/ray_config_def.h: how long a Ray of our own waits for its agents, a worker's start, and an answer
 # to its question whether it is still alive.
 PATIENCE = {
@@ -113,7 +115,7 @@ def _start(workers: int, folder: str) -> None:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
                 _temp_dir=folder,
-                _system_config=PATIENCE,
+                _system_config=dict(PATIENCE),  # it is written to
             )
         except Exception as error:  # a bare one says that time was up
             ray.shutdown()
@@ -126,7 +128,11 @@ def _start(workers: int, folder: str) -> None:
 
 def _last_words(folder: str) -> str:
     """The fatal line of Ray's node process, whose exception names no cause."""
-    lines = [line for path in Path(folder).glob("session_*/logs/raylet.err") for line in path.read_text().splitlines()]
+    lines = [
+        line
+        for path in Path(folder).glob("session_*/logs/raylet.err")
+        for line in path.read_text().splitlines()
+    ]
     return "".join(f" ({line})" for line in [line for line in lines if "Check failed" in line][-1:])
 
 
