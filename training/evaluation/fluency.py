@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptdial.command import word_count
 from training.errors import TrainingError
 from training.evaluation import intervals
 from training.evaluation.answers import Answer
@@ -29,6 +30,9 @@ from training.evaluation.verdict import show
 log = logging.getLogger(__name__)
 
 ANSWERS, REFERENCES = 100, 50
+# Half of the answers are as long as the references, at the highest relevance; half have one of the report's lengths.
+DRAWN_FROM = (PURPOSES[MODEL], "length")
+GROUPS = {"up to 30 words": range(31), "31-70 words": range(31, 71), "over 70 words": range(71, 10_000)}
 COLUMNS = ("number", "modality", "input", "text", "grammatical", "on_topic")
 QUESTIONS = COLUMNS[-2:]
 WORDS = {"yes": True, "y": True, "no": False, "n": False}
@@ -43,6 +47,7 @@ class Judged:
     writer: str
     grammatical: bool
     on_topic: bool
+    words: int
 
     @property
     def both(self) -> bool:
@@ -51,7 +56,7 @@ class Judged:
 
 
 def write_sheet(path: Path, found: Evaluation) -> None:
-    """100 answers at the highest target and 50 references in random order, and the key beside them."""
+    """100 answers and 50 references in random order, and the key beside them."""
     rows = _drawn(found)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -76,12 +81,18 @@ def write_sheet(path: Path, found: Evaluation) -> None:
 def _drawn(found: Evaluation) -> list[tuple[str, str, str, str]]:
     """(writer, modality, input, text) in an order that tells nothing; inputs differ as far as there are enough."""
     version = found.bundle.version
-    best = [each for each in found.answers if each.case.purpose == PURPOSES[MODEL]]
-    best.sort(key=lambda each: digest(version, each.case.subject.input, each.case.seed))
-    once: dict[Any, Answer] = {each.case.subject: each for each in reversed(best)}
-    answers = [*once.values(), *(each for each in best if once[each.case.subject] is not each)][:ANSWERS]
+    answers: list[Answer] = []
+    for purpose in DRAWN_FROM:
+        pool = [each for each in found.answers if each.case.purpose == purpose]
+        pool.sort(key=lambda each: digest(version, each.case.subject.input, each.case.length, each.case.seed))
+        once: dict[Any, Answer] = {each.case.subject: each for each in reversed(pool)}
+        further = (each for each in pool if once[each.case.subject] is not each)
+        answers += [*once.values(), *further][: ANSWERS // len(DRAWN_FROM)]
     asked = {each.case.subject for each in answers}
-    subjects = sorted(once, key=lambda each: (each in asked, digest(version, "reference", each.input)))
+    all_subjects = {each.case.subject for each in found.answers if each.case.purpose == PURPOSES[MODEL]}
+    subjects = sorted(
+        all_subjects, key=lambda each: (each in asked, digest(version, "reference", each.input))
+    )
     rows = [(ANSWER, a.case.subject.modality, a.case.subject.input, a.text) for a in answers]
     rows += [(REFERENCE, each.modality, each.input, each.reference) for each in subjects[:REFERENCES]]
     rows = [(writer, modality, _line(input), _line(text)) for writer, modality, input, text in rows]
@@ -107,7 +118,11 @@ def read_verdicts(sheet: Path, key: Path) -> list[Judged]:
         if fingerprint != _fingerprint(row["input"] or "", row["text"] or ""):
             raise TrainingError(f"{sheet}, line {line}: not the text that {key} was made for")
         judged.append(
-            Judged(writer, *(_verdict(row, question, f"{sheet}, line {line}") for question in QUESTIONS))
+            Judged(
+                writer,
+                *(_verdict(row, question, f"{sheet}, line {line}") for question in QUESTIONS),
+                words=word_count(row["text"] or ""),
+            )
         )
     if writers:
         raise TrainingError(f"{sheet} lacks row {min(writers, key=int)} and {len(writers) - 1} more of {key}")
@@ -115,7 +130,7 @@ def read_verdicts(sheet: Path, key: Path) -> list[Judged]:
 
 
 def summary(judged: Sequence[Judged]) -> str:
-    """Shares with intervals as a Markdown table, and whether the bar is reached."""
+    """Shares with intervals as a Markdown table, by length as well, and whether the bar is reached."""
     groups = {writer: [row for row in judged if row.writer == writer] for writer in (ANSWER, REFERENCE)}
     questions: tuple[tuple[str, Callable[[Judged], bool]], ...] = (
         ("grammatical", lambda row: row.grammatical),
@@ -128,6 +143,14 @@ def summary(judged: Sequence[Judged]) -> str:
     for label, of in questions:
         shares = [intervals.share(sum(map(of, rows)), len(rows)) for rows in groups.values()]
         lines.append(f"| {label} | {show(shares[0])} | {show(shares[1])} |")
+    for label, words in GROUPS.items():
+        cells = []
+        for rows in groups.values():
+            within = [row.both for row in rows if row.words in words]
+            cells.append(
+                f"{show(intervals.share(sum(within), len(within)))} of {len(within)}" if within else ""
+            )
+        lines.append(f"| both, {label} | {' | '.join(cells)} |")
     both = intervals.share(sum(row.both for row in groups[ANSWER]), len(groups[ANSWER])).value
     lines += ["", f"Bar: at least {BAR:.0%} of the answers grammatical and on topic: "
               f"{'reached' if both >= BAR else 'not reached'}."]  # fmt: skip

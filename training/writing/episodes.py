@@ -39,12 +39,12 @@ _DEEDS = (
     "resting near", "playing with", "hiding behind", "pulling", "guarding", "posing with", "wearing",
 )  # fmt: skip
 _PLACES = (
-    "on mars", "on the moon", "in space", "in paris", "in tokyo", "in an ancient temple", "in a cathedral", "at a market",
-    "in a library", "under water", "in the desert", "at a train station", "in a forest at night", "on a rooftop at sunset",
-    "in a cave", "in the rain", "on a bridge", "in a laboratory", "at a festival", "in front of a castle", "in a cyberpunk city",
-    "on a wooden table", "in a quiet room", "in a green field", "on a city street", "near a calm lake", "at the beach",
-    "in an old garden", "on a snowy hill", "inside a small shop", "beside a river", "in front of a brick wall",
-    "under a tall tree",
+    "on mars", "on the moon", "in space", "in paris", "in tokyo", "in an ancient temple", "in a cathedral",
+    "at a market", "in a library", "under water", "in the desert", "at a train station", "in a forest at night",
+    "on a rooftop at sunset", "in a cave", "in the rain", "on a bridge", "in a laboratory", "at a festival",
+    "in front of a castle", "in a cyberpunk city", "on a wooden table", "in a quiet room", "in a green field",
+    "on a city street", "near a calm lake", "at the beach", "in an old garden", "on a snowy hill",
+    "inside a small shop", "beside a river", "in front of a brick wall", "under a tall tree",
 )  # fmt: skip
 
 

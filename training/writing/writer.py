@@ -289,7 +289,7 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
 
 
 _ADJECTIVE_SHARE, _ADJECTIVE_SHARE_UNKNOWN = 0.85, 0.3
-NAMED_SHARE = 0.6  # of what is said about the subject, at least, names it; of what is said about other things, all
+NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
 ANCHORED_SHARE = 0.8  # prompts that name all their things once more, if there is room
 _GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
 
