@@ -105,7 +105,7 @@ def at_work(ancestor: int) -> list[int]:
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, int]]:
-    """A Ray on this machine with two CPUs, started as an operator would and ended with the block: address and process."""
+    """A Ray here with two CPUs, started as an operator would, ended with the block: its address and process."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
         line = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]

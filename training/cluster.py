@@ -120,20 +120,23 @@ def _start(workers: int, folder: str) -> None:
         except Exception as error:  # a bare one says that time was up
             ray.shutdown()
             if attempt == LOCAL_STARTS:
-                raise TrainingError(f"no Ray could be started here: {error}{_last_words(folder)}") from error
+                raise TrainingError(
+                    f"no Ray came up in {LOCAL_STARTS} tries; is the machine too busy? {error}{_last_words(folder)}"
+                ) from error
             log.warning("starting Ray failed (%s), trying again", error)
         else:
             return
 
 
 def _last_words(folder: str) -> str:
-    """The fatal line of Ray's node process, whose exception names no cause."""
-    lines = [
-        line
-        for path in Path(folder).glob("session_*/logs/raylet.err")
-        for line in path.read_text().splitlines()
+    """What Ray's node process ended with, as its exception names no cause."""
+    failed = [
+        line.partition("Check failed: ")[2]
+        for path in sorted(Path(folder).glob("session_*/logs/raylet.err"))
+        for line in path.read_text(errors="replace").splitlines()
+        if "Check failed: " in line
     ]
-    return "".join(f" ({line})" for line in [line for line in lines if "Check failed" in line][-1:])
+    return f" ({failed[-1]})" if failed else ""
 
 
 def _join(address: str) -> None:

@@ -38,15 +38,20 @@ class AskingWorker:
     """Asks one request `body` a call, several calls at a time, and returns one row of JSON: what `came` of it.
 
     That is an `answer`, how it was `failed`, or what is `fatal` to the run; and the `outcomes` of attempts since the
-    last row. After a fatal one it asks no more.
+    last row. After a fatal one it asks no more, nor after `ends` (seconds since the epoch).
     """
 
     def __init__(
-        self, endpoint: dict[str, Any], concurrency: int, pace: tuple[float | None, float | None]
+        self,
+        endpoint: dict[str, Any],
+        concurrency: int,
+        pace: tuple[float | None, float | None],
+        ends: float | None,
     ) -> None:
         self._endpoint = Endpoint(pace=Pace(*pace), **endpoint)
         self._concurrency = concurrency
         self._client: httpx.AsyncClient | None = None
+        self._ends = ends
         self._fatal = ""
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -55,7 +60,7 @@ class AskingWorker:
             self._client = self._endpoint.client(self._concurrency)
         (body,) = batch["body"].to_pylist()
         came: dict[str, Any] = {}
-        if not self._fatal:
+        if not self._fatal and (self._ends is None or time.time() < self._ends):
             try:
                 came["answer"] = asdict(await self._endpoint.ask(self._client, json.loads(body)))
             except Unanswered as error:
@@ -76,21 +81,22 @@ def ask_all(state: Run, address: str, workers: int | None, concurrency: int) -> 
         endpoint = {name: getattr(state.endpoint, name)
                     for name in ("url", "api_key", "timeout_s", "attempts", "backoff_s")}  # fmt: skip
         pace = tuple(rate / count if rate else None for rate in state.endpoint.pace.per_minute)
-        arguments = {"endpoint": endpoint, "concurrency": each, "pace": pace}
+        minutes = state.limits.minutes
+        ends = None if minutes is None else time.time() + 60 * minutes - state.tally.elapsed_s
+        arguments = {"endpoint": endpoint, "concurrency": each, "pace": pace, "ends": ends}
         try:
             while keys := state.affordable(ROUND):
                 tables = [pa.table({"body": [json.dumps(state.body(key))]}) for key in keys]
                 log.info("%d requests for %d workers, %d at a time each", len(keys), count, each)
-                if not _take(state, cluster.mapped(tables, AskingWorker, arguments, count, each)):
-                    break
+                _take(state, cluster.mapped(tables, AskingWorker, arguments, count, each))
                 state.release(keys)
         finally:
             state.judge_rest()
     log.info("%s", state.tally.line(state.endpoint.outcomes))
 
 
-def _take(state: Run, tables: Iterator[pa.Table]) -> bool:
-    """Keep what comes; False when time is over."""
+def _take(state: Run, tables: Iterator[pa.Table]) -> None:
+    """Keep what comes."""
     shown = time.monotonic()
     for table in tables:
         for row in map(json.loads, table["came"].to_pylist()):
@@ -99,11 +105,8 @@ def _take(state: Run, tables: Iterator[pa.Table]) -> bool:
                 state.keep(Answer(**row["answer"]))
             elif "failed" in row:
                 state.given_up(row["failed"])
-            else:
+            elif "fatal" in row:
                 raise TrainingError(row["fatal"])
         if time.monotonic() - shown > SHOW_EVERY_S:
             shown = time.monotonic()
             log.info("%s", state.tally.line(state.endpoint.outcomes))
-        if state.out_of_time():
-            return False
-    return True
