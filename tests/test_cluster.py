@@ -190,6 +190,17 @@ def test_ctrl_c_ends_ray_too_and_what_was_answered_is_not_asked_for_again(
     assert len(lines(tmp_path / "run" / "answers.jsonl")) == 60 == report(tmp_path)["answered"]
 
 
+def test_a_refused_key_ends_run_and_ray_with_the_server_s_words(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Ray Data, still at work when its Ray was gone, started another one and ended the process with a core dump."""
+    write_task(tmp_path)
+    write_inputs(tmp_path, 200)
+    with serving(Teacher(lambda asked, before: "no key" if asked.endswith("7") else "answer")) as url:
+        told = distill(tmp_path, url, tiny_bundle, *RAY, code=1)
+    assert told.splitlines()[-1].startswith(f"error: {url} answered 401")
+    assert "Traceback" not in told
+    assert 0 < report(tmp_path)["answered"] < 200
+
+
 def test_a_ray_that_is_not_there_is_an_error(tmp_path: Path, tiny_bundle: Path) -> None:
     line = [sys.executable, "-m", "training", "score", tmp_path / "pairs.jsonl", "--out", tmp_path / "out"]
     done = subprocess.run([*map(str, line), "--scorer", str(tiny_bundle), "--ray", "no address"],

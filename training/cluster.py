@@ -14,7 +14,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,10 @@ def connected(address: str, workers: int | None) -> Iterator[int]:
 
 def _environment(address: str) -> dict[str, str]:
     """What Ray reads when it is imported."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_AUTO_CONNECT": "0",
+    }  # no other Ray once this one is left
     if address == LOCAL:
         # Without "clusters", which is about macOS, Ray takes 127.0.0.1 for the machine's address.
         settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -151,12 +154,14 @@ def _join(address: str) -> None:
         raise TrainingError(f"no Ray at {address}: {error}") from error
 
 
+@contextmanager
 def mapped(
     batches: Sequence[pa.Table], worker: type, arguments: dict[str, Any], workers: int, at_once: int = 1
-) -> Iterator[pa.Table]:
+) -> Iterator[Iterator[pa.Table]]:
     """What `worker(**arguments)`, called with each table, makes of them; in the order in which they are done.
 
-    An asynchronous worker has `at_once` tables in work; one that dies has at most these done again.
+    An asynchronous worker has `at_once` tables in work; one that dies has at most these done again. What is not done
+    when the block ends is dropped: Ray Data must have stopped before the connection does.
     """
     import ray  # noqa: PLC0415
 
@@ -168,7 +173,10 @@ def mapped(
         compute=ray.data.ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=at_once),
         num_cpus=1,
     )
-    yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    with closing(
+        iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    ) as tables:
+        yield tables
 
 
 class EmbeddingWorker:
@@ -206,15 +214,16 @@ class ClusterScorer(RelevanceScorer):
             return super().embed(texts, batch_size)
         embeddings = np.empty((len(texts), self.width), np.float32)
         done = np.zeros(len(texts), bool)
-        for table in mapped(_numbered(texts), EmbeddingWorker, {"files": self._files}, self._workers):
-            rows = table["row"].to_numpy()
-            assert not done[rows].any()
-            embeddings[rows] = [np.frombuffer(row, np.float32) for row in table["embedding"].to_pylist()]
-            done[rows] = True
-            if int(done.sum()) // PROGRESS_EVERY > int(done.sum() - len(rows)) // PROGRESS_EVERY:
-                log.info("embedded %d of %d texts on the cluster", done.sum(), len(texts))
+        with mapped(_numbered(texts), EmbeddingWorker, {"files": self._files}, self._workers) as tables:
+            for table in tables:
+                rows = table["row"].to_numpy()
+                assert not done[rows].any()
+                embeddings[rows] = [np.frombuffer(row, np.float32) for row in table["embedding"].to_pylist()]
+                done[rows] = True
+                if int(done.sum()) // PROGRESS_EVERY > int(done.sum() - len(rows)) // PROGRESS_EVERY:
+                    log.info("embedded %d of %d texts over Ray", done.sum(), len(texts))
         if not done.all():
-            raise TrainingError(f"the cluster returned {done.sum()} of {len(texts)} texts")
+            raise TrainingError(f"Ray returned {done.sum()} of {len(texts)} texts")
         return embeddings
 
     def score(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[float]:

@@ -88,8 +88,11 @@ def ask_all(state: Run, address: str, workers: int | None, concurrency: int) -> 
             while keys := state.affordable(ROUND):
                 tables = [pa.table({"body": [json.dumps(state.body(key))]}) for key in keys]
                 log.info("%d requests for %d workers, %d at a time each", len(keys), count, each)
-                _take(state, cluster.mapped(tables, AskingWorker, arguments, count, each))
+                with cluster.mapped(tables, AskingWorker, arguments, count, each) as came:
+                    _take(state, came)
                 state.release(keys)
+                if state.out_of_time():
+                    break
         finally:
             state.judge_rest()
     log.info("%s", state.tally.line(state.endpoint.outcomes))
