@@ -20,7 +20,7 @@ from tests.teacher_server import Teacher, answer_to, serving
 from tests.test_distill import command, distill, lines, report, write_inputs, write_task
 from tests.test_make import free_port
 
-WAIT_S = 400.0
+WAIT_S = 600.0
 # A Ray on 127.0.0.1 alone, and the key to it.
 OPERATORS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -85,12 +85,17 @@ def _add_distill(commands: Commands) -> None:
 
 
 def _add_ray(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("on a cluster")
+    group = parser.add_argument_group("past one machine", "needs the extra `ray`; docs/distill.md tells more")
     group.add_argument(
-        "--ray", metavar="ADDRESS", help="spread the work with Ray: an address, or `local` for this machine"
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the work with Ray Data over the cluster at an address, such as 10.0.0.1:6379 or `auto`; "
+        "`local` starts a Ray here, which ends with the command",
     )
     group.add_argument(
-        "--ray-workers", type=_positive, help="of one CPU each; default as many as the cluster has"
+        "--ray-workers",
+        type=_positive,
+        help="of one CPU each; default as many as the cluster has, or 2 with `local`",
     )
 
 
