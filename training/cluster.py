@@ -4,7 +4,7 @@ Each worker is an actor that holds what is slow to load. A worker that dies is r
 done again. Rows carry their number or key, so that none is missing or there twice.
 
 A Ray of our own listens on 127.0.0.1 only, behind a token that nobody else knows, writes below a folder that goes with
-it, and waits longer for its parts than Ray does by default: a machine that trains has little time for them.
+it, waits longer for its parts than Ray does by default, and gives its workers the priority of the command.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ OBJECT_STORE_BYTES = 1 << 28  # of a local Ray; rows are short
 LARGEST_BLOCK = (
     1 << 20
 )  # bytes; Ray Data sets this much aside for each task until it has seen what one returns
-# Of src/ray/common/ray_config_def.h: how long a Ray of our own waits for its agents, a worker's start, and an answer
-# to its question whether it is still alive.
-PATIENCE = {
+# Of src/ray/common/ray_config_def.h, for a Ray of our own on a machine that has other things to do.
+SETTINGS = {
     "agent_register_timeout_ms": 300_000,
     "worker_register_timeout_seconds": 300,
-    "health_check_timeout_ms": 60_000,
+    "health_check_timeout_ms": 60_000,  # for an answer to the question whether a process is alive
+    "worker_niceness": 0,  # as this process; Ray's 15 leaves workers next to nothing beside others
 }
 BATCH_TEXTS = 128
 PROGRESS_EVERY = 20_000  # texts
@@ -118,7 +118,7 @@ def _start(workers: int, folder: str) -> None:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
                 _temp_dir=folder,
-                _system_config=dict(PATIENCE),  # it is written to
+                _system_config=dict(SETTINGS),  # it is written to
             )
         except Exception as error:  # a bare one says that time was up
             ray.shutdown()
