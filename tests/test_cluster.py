@@ -21,7 +21,7 @@ from tests.test_distill import command, distill, lines, report, write_inputs, wr
 from tests.test_make import free_port
 
 WAIT_S = 600.0
-# Of a Ray that others started: on 127.0.0.1 alone, with the key to it, and workers that get their share of a busy machine.
+# Of a Ray that others started: on 127.0.0.1 alone, with the key to it, and workers with their share of a busy machine.
 OPERATORS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
