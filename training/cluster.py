@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,7 @@ LOCAL = "local"
 LOCAL_WORKERS = 2
 LOCAL_STARTS = 3
 OBJECT_STORE_BYTES = 1 << 28  # of a local Ray; rows are short
-LARGEST_BLOCK = (
-    1 << 20
-)  # bytes; Ray Data sets this much aside for each task until it has seen what one returns
+LARGEST_BLOCK = 1 << 20  # bytes; so much Ray Data sets aside for a task until it has seen what one returns
 # Of src/ray/common/ray_config_def.h, for a Ray of our own on a machine that has other things to do.
 SETTINGS = {
     "agent_register_timeout_ms": 300_000,
@@ -83,10 +81,8 @@ def connected(address: str, workers: int | None) -> Iterator[int]:
 
 def _environment(address: str) -> dict[str, str]:
     """What Ray reads when it is imported."""
-    settings = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_AUTO_CONNECT": "0",
-    }  # no other Ray once this one is left
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    settings |= {"RAY_ENABLE_AUTO_CONNECT": "0"}  # no other Ray once this one is left
     if address == LOCAL:
         # Without "clusters", which is about macOS, Ray takes 127.0.0.1 for the machine's address.
         settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -173,10 +169,12 @@ def mapped(
         compute=ray.data.ActorPoolStrategy(size=workers, max_concurrent_calls_per_actor=at_once),
         num_cpus=1,
     )
-    with closing(
-        iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-    ) as tables:
+    with closing(_tables(data)) as tables:
         yield tables
+
+
+def _tables(data: Any) -> Generator[pa.Table, None, None]:
+    yield from data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 class EmbeddingWorker:
