@@ -195,8 +195,13 @@ def test_a_refused_key_ends_run_and_ray_with_the_server_s_words(tmp_path: Path, 
     """Ray Data, still at work when its Ray was gone, started another one and ended the process with a core dump."""
     write_task(tmp_path)
     write_inputs(tmp_path, 200)
-    with serving(Teacher(lambda asked, before: "no key" if asked.endswith("7") else "answer")) as url:
-        told = distill(tmp_path, url, tiny_bundle, *RAY, code=1)
+    teacher, log = (
+        Teacher(lambda asked, before: "no key" if asked.endswith("7") else "answer"),
+        tmp_path / "log",
+    )
+    with serving(teacher) as url, running(command(tmp_path, url, tiny_bundle, *RAY), log) as process:
+        assert process.wait(WAIT_S) == 1, log.read_text()
+    told = log.read_text()
     assert told.splitlines()[-1].startswith(f"error: {url} answered 401")
     assert "Traceback" not in told
     assert 0 < report(tmp_path)["answered"] < 200
