@@ -73,7 +73,7 @@ $(RUNS)/episodes/tokenizer.json: $(RUNS)/episodes/CARD.md | $(VENV)/.dev
 	@$(VENV)/bin/python -m training tokenizer --recipe small --episodes $(RUNS)/episodes
 
 lock: $(VENV)/.dev ## Resolve requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
-	@$(LOCK) --extra serve --extra train --extra export --extra loadtest --extra trace --extra dev --no-emit-package torch \
+	@$(LOCK) --extra serve --extra train --extra export --extra loadtest --extra ray --extra trace --extra dev --no-emit-package torch \
 		-o requirements/dev.txt
 	@$(LOCK) --extra serve -c requirements/dev.txt -o requirements/serve.txt
 	@$(LOCK) --extra gpu -c requirements/dev.txt -o requirements/gpu.txt

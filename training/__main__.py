@@ -80,7 +80,23 @@ def _add_distill(commands: Commands) -> None:
     )
     parser.add_argument("--threads", type=_positive, default=1, help="of the scorer; default %(default)s")
     _add_asking(parser.add_argument_group("asking"))
+    _add_ray(parser)
     parser.set_defaults(run=_distill)
+
+
+def _add_ray(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("past one machine", "needs the extra `ray`; docs/distill.md tells more")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the work with Ray Data over the cluster at an address, such as 10.0.0.1:6379 or `auto`; "
+        "`local` starts a Ray here, which ends with the command",
+    )
+    group.add_argument(
+        "--ray-workers",
+        type=_positive,
+        help="of one CPU each; default as many as the cluster has, or 2 with `local`",
+    )
 
 
 def _add_asking(group: argparse._ArgumentGroup) -> None:
@@ -140,19 +156,20 @@ def _add_prepare(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
+    _add_ray(parser)
     parser.set_defaults(run=_prepare)
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from promptdial.relevance import load_scorer
-    from training import exclude, own, prepare, sources
+    from training import exclude, own, prepare, score, sources
 
     folder = None if args.no_open_data else sources.data_dir(args.data_dir)
     data = sources.load(folder, args.pairs, own.read(args.tasks))
-    scorer, excluded = load_scorer(args.scorer, args.threads), exclude.read(args.exclude)
+    excluded = exclude.read(args.exclude)
     mix = prepare.Mix(args.generated, args.written, args.derived_share)
     labels = prepare.Labels(args.verdicts, args.judge_share) if args.verdicts else None
-    prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels)
+    with score.scorer_for(args) as scorer:
+        prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels)
 
 
 def _add_score(commands: Commands) -> None:
@@ -163,6 +180,7 @@ def _add_score(commands: Commands) -> None:
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
     )
     parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
+    _add_ray(parser)
     parser.set_defaults(run=_score)
 
 

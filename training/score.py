@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,20 @@ SCORED_TOGETHER = 20_000
 
 def run(args: argparse.Namespace) -> None:
     """What the command does."""
-    label(args.pairs, args.out, load_scorer(args.scorer, args.threads))
+    with scorer_for(args) as scorer:
+        label(args.pairs, args.out, scorer)
+
+
+@contextmanager
+def scorer_for(args: argparse.Namespace) -> Iterator[RelevanceScorer]:
+    """The scorer that the command line names: in this process, or with `--ray` on a cluster."""
+    if not args.ray:
+        yield load_scorer(args.scorer, args.threads)
+        return
+    from training import cluster  # noqa: PLC0415 (needs the extra `ray`)
+
+    with cluster.connected(args.ray, args.ray_workers) as workers:
+        yield cluster.ClusterScorer(args.scorer, workers)
 
 
 def label(source: Path, target: Path, scorer: RelevanceScorer) -> None:

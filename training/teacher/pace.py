@@ -16,6 +16,7 @@ class Pace:
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """None sets no limit."""
+        self.per_minute = (requests_per_minute, tokens_per_minute)
         self._rates = [rate / 60 if rate else None for rate in (requests_per_minute, tokens_per_minute)]
         self._free_at = [0.0, 0.0]
         self._quiet_until = 0.0

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,9 @@ class Run:
             try:
                 answer = await self.endpoint.ask(client, body)
             except Unanswered as error:
-                self._given_up(str(error))
+                self.given_up(str(error))
             else:
-                self._in_a_row = 0
-                self.journal.append(answer)
-                self.tally.answered(answer)
-                self._fresh.append(answer)
+                self._store(answer)
             finally:
                 self.release([key])
             if self.stopped:
@@ -115,7 +113,14 @@ class Run:
         request = self.requests[key]
         return self.teacher.body(self.templates[request.template], request)
 
-    def _given_up(self, how: str) -> None:
+    def _store(self, answer: Answer) -> None:
+        self._in_a_row = 0
+        self.journal.append(answer)
+        self.tally.answered(answer)
+        self._fresh.append(answer)
+
+    def given_up(self, how: str) -> None:
+        """Count a request that failed for good. Raises TrainingError when it is one too many in a row."""
         self.tally.given_up[how] += 1
         self._in_a_row += 1
         if self._in_a_row >= FAILURES_IN_A_ROW:
@@ -149,6 +154,31 @@ class Run:
         for key in keys:
             tokens, cost = self._reserved.pop(key, (0.0, 0.0))
             self._held = (self._held[0] - tokens, self._held[1] - cost)
+
+    def affordable(self, most: int) -> list[str]:
+        """The next requests, at most so many, that the budget holds at their largest; reserves them."""
+        self.stopped = ""
+        keys: list[str] = []
+        while len(keys) < most and (key := next(self.todo, None)) is not None:
+            if not self._affordable(key, self.body(key)):
+                self.todo = chain([key], self.todo)
+                break
+            keys.append(key)
+        return keys
+
+    def keep(self, answer: Answer) -> None:
+        """Store an answer, and judge those that wait for it once they are enough."""
+        if answer.key in self.journal.answers:  # asked twice, since a worker died
+            return
+        self._store(answer)
+        if len(self._fresh) >= JUDGED_TOGETHER:
+            self.judge_rest()
+
+    def judge_rest(self) -> None:
+        """Judge what came and was not judged yet."""
+        batch, self._fresh = self._fresh, []
+        if batch:
+            self.judged(batch)
 
     async def judge(self, done: asyncio.Event) -> None:
         """Turn answers into rows while others are being asked for."""
@@ -232,7 +262,12 @@ def run(args: argparse.Namespace) -> None:
         )
         _replay(state)
         try:
-            asyncio.run(_ask_all(state, args.concurrency))
+            if args.ray:
+                from training.teacher import cluster  # noqa: PLC0415 (needs the extra `ray`)
+
+                cluster.ask_all(state, args.ray, args.ray_workers, args.concurrency)
+            else:
+                asyncio.run(_ask_all(state, args.concurrency))
         finally:
             report.write(out, state.tally, state.endpoint.outcomes, asdict(teacher), state.stopped)
     finally:
