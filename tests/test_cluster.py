@@ -147,6 +147,7 @@ def test_a_killed_worker_has_what_it_was_asking_asked_again_and_nothing_is_lost_
     assert {row["id"]: row["output"] for row in rows} == {row["id"]: row["output"] for row in alone}
 
 
+@pytest.mark.system  # takes minutes
 def test_a_killed_worker_s_rows_are_scored_again_and_all_come_out_in_order_as_scored_here(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_killed_worker_s_rows_are_scored_again_and_all_come_out_in_order_as_sc
     assert there.read_bytes() == here.read_bytes()
 
 
+@pytest.mark.system  # takes a minute
 def test_ctrl_c_ends_ray_too_and_what_was_answered_is_not_asked_for_again(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
@@ -191,6 +193,7 @@ def test_ctrl_c_ends_ray_too_and_what_was_answered_is_not_asked_for_again(
     assert len(lines(tmp_path / "run" / "answers.jsonl")) == 60 == report(tmp_path)["answered"]
 
 
+@pytest.mark.system  # takes a minute
 def test_a_refused_key_ends_run_and_ray_with_the_server_s_words(tmp_path: Path, tiny_bundle: Path) -> None:
     """Ray Data, still at work when its Ray was gone, started another one and ended the process with a core dump."""
     write_task(tmp_path)

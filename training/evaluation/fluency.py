@@ -117,13 +117,8 @@ def read_verdicts(sheet: Path, key: Path) -> list[Judged]:
         writer, fingerprint = writers.pop(number)
         if fingerprint != _fingerprint(row["input"] or "", row["text"] or ""):
             raise TrainingError(f"{sheet}, line {line}: not the text that {key} was made for")
-        judged.append(
-            Judged(
-                writer,
-                *(_verdict(row, question, f"{sheet}, line {line}") for question in QUESTIONS),
-                words=word_count(row["text"] or ""),
-            )
-        )
+        grammatical, on_topic = (_verdict(row, question, f"{sheet}, line {line}") for question in QUESTIONS)
+        judged.append(Judged(writer, grammatical, on_topic, word_count(row["text"] or "")))
     if writers:
         raise TrainingError(f"{sheet} lacks row {min(writers, key=int)} and {len(writers) - 1} more of {key}")
     return judged
