@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20  # bytes
 FATAL = {401, 402, 403, 404}
 RETRIED = {408, 409, 425, 429}
+KEPT_ALIVE_S = 3.0  # uvicorn closes a connection after 5 s without a request
 FAILURES_IN_A_ROW = 20  # requests given up without one answer between them: the endpoint is gone
 
 Result = TypeVar("Result")
@@ -69,7 +70,11 @@ class Endpoint:
     def client(self, concurrency: int) -> httpx.AsyncClient:
         """A connection pool for this endpoint; the caller closes it."""
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        limits = httpx.Limits(
+            max_connections=concurrency,
+            max_keepalive_connections=concurrency,
+            keepalive_expiry=KEPT_ALIVE_S,
+        )
         return httpx.AsyncClient(headers=headers, limits=limits, timeout=None)  # ask() has the deadline
 
     async def ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
@@ -159,9 +164,15 @@ class Endpoint:
     async def _send(
         self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None
     ) -> tuple[int, httpx.Headers, Reply]:
-        """Status, headers and body; a body without end is given up at LARGEST_BODY."""
+        """Status, headers and body; a body without end is given up at LARGEST_BODY.
+
+        That of a server error is left unread, which closes the connection: some servers do so themselves a moment after
+        (uvicorn, when the application raised), and a request that is sent meanwhile would be lost.
+        """
         sent = time.monotonic()
         async with client.stream(method, self.url.rstrip("/") + path, json=body) as response:
+            if response.status_code >= 500:
+                return response.status_code, response.headers, Reply(b"", [], False)
             content = bytearray()
             arrivals = []
             async for part in response.aiter_bytes():
