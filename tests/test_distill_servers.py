@@ -158,9 +158,14 @@ def test_a_model_that_transformers_can_t_load_is_given_up(given: Path, tiny_bund
 
 @pytest.mark.system
 @pytest.mark.llamacpp
-def test_llama_cpp_counts_its_tokens_and_nothing_is_lost(given: Path, model: Path, tiny_bundle: Path) -> None:
-    """llama.cpp's server for Python, compiled into an environment of its own."""
+def test_llama_cpp_counts_its_tokens_and_nothing_is_lost(
+    given: Path, model: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp's server for Python, compiled into an environment of its own: what is used of it, unoptimized."""
     requirements = Path(__file__).parent / "requirements"
+    only = ("LLAVA_BUILD=OFF", f"CMAKE_PROJECT_INCLUDE={requirements / LLAMACPP}.cmake")
+    quick = ("CMAKE_C_FLAGS_RELEASE=-O0", "CMAKE_CXX_FLAGS_RELEASE=-O0")
+    monkeypatch.setenv("CMAKE_ARGS", " ".join(f"-D{each}" for each in (*only, *quick)))
     assert (why := set_up(LLAMACPP, ENVIRONMENTS, requirements)) is None, why
     python = str(ENVIRONMENTS / LLAMACPP / "bin" / "python")
     gguf = given / "tiny.gguf"
