@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from promptdial.command import word_count
 from promptdial.relevance import load_scorer
 from training import sources
@@ -90,25 +88,26 @@ class Run:
     _reserved: dict[str, tuple[float, float]] = field(default_factory=dict)
     _held: tuple[float, float] = (0.0, 0.0)
 
-    async def work(self, client: httpx.AsyncClient) -> None:
+    async def work(self) -> None:
         """Ask one request after another until none is left or a limit is reached."""
-        for key in self.todo:
-            body = self.body(key)
-            if not self._affordable(key, body):
-                return
-            try:
-                answer = await self.endpoint.ask(client, body)
-            except Unanswered as error:
-                self._given_up(str(error))
-            else:
-                self._in_a_row = 0
-                self.journal.append(answer)
-                self.tally.answered(answer)
-                self._fresh.append(answer)
-            finally:
-                self.release([key])
-            if self.stopped:
-                return
+        async with self.endpoint.client() as client:
+            for key in self.todo:
+                body = self.body(key)
+                if not self._affordable(key, body):
+                    return
+                try:
+                    answer = await self.endpoint.ask(client, body)
+                except Unanswered as error:
+                    self._given_up(str(error))
+                else:
+                    self._in_a_row = 0
+                    self.journal.append(answer)
+                    self.tally.answered(answer)
+                    self._fresh.append(answer)
+                finally:
+                    self.release([key])
+                if self.stopped:
+                    return
 
     def body(self, key: str) -> dict[str, Any]:
         """What is sent for the request of a key."""
@@ -298,9 +297,9 @@ async def _ask_all(state: Run, concurrency: int) -> None:
     done = asyncio.Event()
     judging = asyncio.create_task(state.judge(done))
     try:
-        async with state.endpoint.client(concurrency) as client, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(state.work(client))
+                group.create_task(state.work())
     except* TrainingError as errors:
         raise errors.exceptions[0] from None
     finally:
