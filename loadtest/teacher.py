@@ -3,7 +3,8 @@
 A server in a process of its own answers every request after a fixed time, as many at once as are asked. In each round
 a bare client (asyncio streams, no parsing of answers) and `python -m training distill` send it the same requests,
 in turn. Both rates are the server's: answers by seconds from the first request's arrival to the last answer.
-`distill` also judges what comes, in its own process; that work shares the cores with everything else here.
+`distill` also judges what comes; that work shares the cores with everything else here, takes longer than asking, and is
+ended with the last answer.
 
     python -m loadtest.teacher --rounds 5 > teacher.json
 """
@@ -102,16 +103,23 @@ async def ask_bare(port: int, requests: Sequence[bytes], concurrency: int) -> No
             group.create_task(worker())
 
 
-def run_distill(port: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One run of the command; its report."""
+def run_distill(server: Served, folder: Path, arguments: argparse.Namespace) -> int:
+    """One run of the command, killed once all is asked; the rows that it had by then."""
     command = [
-        *(sys.executable, "-m", "training", "distill", "--teacher", f"http://127.0.0.1:{port}/v1"),
+        *(sys.executable, "-m", "training", "distill", "--teacher", f"http://127.0.0.1:{server.port}/v1"),
         *("--model", MODEL, "--licence", "none", "--out", folder / "run", "--inputs", folder / "inputs.txt"),
         *("--count", arguments.requests, "--concurrency", arguments.concurrency),
     ]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
-    report: dict[str, Any] = json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))
-    return report
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    try:
+        while server.answered() < arguments.requests:
+            if process.poll() is not None:
+                raise RuntimeError(f"distill ended with {process.returncode} before all was asked")
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    return (folder / "run" / "pairs.jsonl").read_bytes().count(b"\n")
 
 
 def raw_requests(folder: Path, arguments: argparse.Namespace) -> list[bytes]:
@@ -145,6 +153,10 @@ class Served:
         self.port = int(self._process.stdout.readline())
         self._read = 0
 
+    def answered(self) -> int:
+        """Answers since the last call of `rate`."""
+        return self._log.read_bytes().count(b"\n") - self._read
+
     def rate(self) -> float:
         """Answers a second since the last call, and by the server's clock."""
         lines = self._log.read_text().splitlines()[self._read :]
@@ -159,7 +171,7 @@ class Served:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All rounds, and what they come to."""
-    rounds, seen = [], {}
+    rounds = []
     for number in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -170,24 +182,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             try:
                 asyncio.run(ask_bare(server.port, raw_requests(folder, arguments), arguments.concurrency))
                 bare = server.rate()
-                seen = run_distill(server.port, folder, arguments)
+                rows = run_distill(server, folder, arguments)
                 ours = server.rate()
             finally:
                 server.close()
-        whole = seen["answered"] / seen["seconds"]
-        rounds.append({"bare": bare, "distill": ours, "distill_with_judging": whole, "share": ours / bare})
+        rounds.append({"bare": bare, "distill": ours, "rows_meanwhile": rows, "share": ours / bare})
         print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr)
     return {
-        "answers_per_s": {
-            name: spread([each[name] for each in rounds]) for name in rounds[0] if name != "share"
-        },
+        "answers_per_s": {name: spread([each[name] for each in rounds]) for name in ("bare", "distill")},
+        "rows_meanwhile": spread([each["rows_meanwhile"] for each in rounds]),
         "share_of_the_server": spread([each["share"] for each in rounds]),
         "requests": arguments.requests,
         "concurrency": arguments.concurrency,
         "latency_s": arguments.latency_s,
-        "last_report": {
-            name: seen[name] for name in ("answered", "attempts", "accepted", "reasons", "seconds")
-        },
         "hardware": hardware(),
         "versions": versions(),
         "commit": commit(),

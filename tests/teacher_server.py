@@ -1,7 +1,8 @@
 """A teacher that misbehaves: the chat protocol over a real socket, with faults by script and a log of all that it did.
 
-Run as a program (`python -m tests.teacher_server LOG FAULT_SHARE SEED [judge]`) it prints its port and outlives killed
-clients. It answers inputs with descriptions, or, as a judge, pairs with verdicts; in one piece or streamed.
+Run as a program (`python -m tests.teacher_server LOG FAULT_SHARE SEED LATENCY_S [judge]`) it prints its port and
+outlives killed clients. It answers inputs with descriptions, or, as a judge, pairs with verdicts; in one piece or
+streamed.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Teacher:
     model: str | None = None  # the only one it has; None answers for any
     parameters: int | None = None  # told by GET /models, as llama.cpp's server does
     broken_handshakes: float = 0.0  # share of TLS connections
+    latency_s: float = 0.0  # between the note in the log and the deed
     log: list[tuple[str, str, float]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
@@ -138,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         done = self.teacher.decide(body, self.headers.get("Authorization"))
+        self.teacher.closing.wait(self.teacher.latency_s)
         with contextlib.suppress(ConnectionError):
             self._do(done, body)
 
@@ -296,9 +299,11 @@ def faulty(share: float, seed: int) -> Script:
 
 
 if __name__ == "__main__":
-    reply = verdict_on if sys.argv[4:] == ["judge"] else answer_to
+    log_file, share, seed, latency_s, *role = sys.argv[1:]
+    script = faulty(float(share), int(seed))
+    reply = verdict_on if role == ["judge"] else answer_to
     with serving(
-        Teacher(faulty(float(sys.argv[2]), int(sys.argv[3])), log_file=Path(sys.argv[1]), reply=reply)
+        Teacher(script, log_file=Path(log_file), latency_s=float(latency_s), reply=reply)
     ) as address:
         print(address, flush=True)
         sys.stdin.read()

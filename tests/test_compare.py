@@ -235,7 +235,7 @@ def test_a_killed_comparison_goes_on_without_paying_again(
     pairs: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     log, kills, kept = tmp_path / "server.log", 3, 0
-    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "3"],
+    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "3", "0"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert server.stdout is not None
     try:

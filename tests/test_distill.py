@@ -151,7 +151,7 @@ def test_what_came_is_read_as_what_it_is_whichever_was_asked_for(sent: str, want
 
     async def ask(url: str) -> Answer:
         endpoint = Endpoint(url, None, Pace(None, None), attempts=1)
-        async with endpoint.client(1) as client:
+        async with endpoint.client() as client:
             return await endpoint.ask(client, body)
 
     with serving(Teacher(lambda asked, before: sent)) as url:
@@ -175,7 +175,7 @@ def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(given: Path, ti
 def test_broken_handshakes_are_counted_and_tried_again(given: Path, tiny_bundle: Path) -> None:
     teacher = Teacher(faulty(0.2, seed=4), broken_handshakes=0.4)
     with serving(teacher, tls=True) as url:
-        distill(given, url, tiny_bundle, SSL_CERT_FILE=str(CERTIFICATE))
+        distill(given, url, tiny_bundle, "--attempts", "20", SSL_CERT_FILE=str(CERTIFICATE))
     assert report(given)["answered"] == 200
     assert report(given)["attempts"] == dict(teacher.outcomes)
     assert teacher.outcomes["TLS"] > 5
@@ -239,40 +239,52 @@ def test_what_can_t_be_answered_is_given_up_and_counted(given: Path, tiny_bundle
     assert report(given)["stopped"] == "with requests left"
 
 
-def test_killing_the_run_a_dozen_times_loses_and_doubles_nothing(given: Path, tiny_bundle: Path) -> None:
-    """Half of the kills come at a random time after the start, the others once some more answers are there."""
+def test_killing_the_run_twenty_times_loses_nothing_and_repeats_what_was_in_flight_alone(
+    given: Path, tiny_bundle: Path
+) -> None:
+    """Every fourth kill comes at a random time after the start, the others at one after the first new answer."""
     log, rng = given / "server.log", random.Random(7)
     write_inputs(given, 400)
-    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "5"],
+    asked = (given / "inputs.txt").read_text().splitlines()
+    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "5", "0.05"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert server.stdout is not None
     journal = given / "run" / "answers.jsonl"
     kept: list[bytes] = []
+    kills: list[tuple[int, int]] = []  # answers stored, requests that the server had got
     try:
         url = server.stdout.readline().strip()
-        for kill in range(12):
-            process = subprocess.Popen(command(given, url, tiny_bundle, "--requests-per-minute", "6000"),
-                                       stderr=subprocess.DEVNULL)  # fmt: skip
-            enough = len(kept) + rng.randint(1, 30) if kill % 2 else 10**9
-            latest = time.monotonic() + (60.0 if kill % 2 else rng.uniform(0.2, 3.0))
-            while process.poll() is None and time.monotonic() < latest and _lines_of(journal) < enough:
-                time.sleep(0.005)
+        for kill in range(20):
+            process = subprocess.Popen(command(given, url, tiny_bundle), stderr=subprocess.DEVNULL)
+            if kill % 4:
+                while _lines_of(journal) == len(kept):
+                    assert process.poll() is None
+                    time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.2) if kill % 4 else rng.uniform(0, 1.5))
             process.kill()
             process.wait()
             now = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
             assert now[: len(kept)] == kept
             kept = now
+            kills.append((len(kept), _lines_of(log)))
         assert 0 < len(kept) < 400
         distill(given, url, tiny_bundle)
     finally:
         server.communicate("")
     answers = lines(journal)
-    assert len({row["key"] for row in answers}) == len(answers) == 400
+    assert sorted(row["text"] for row in answers) == sorted(map(answer_to, asked))
     assert [json.loads(line) for line in kept] == answers[: len(kept)]
     rows = lines(given / "run" / "pairs.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == report(given)["accepted"]
-    served = [done for done, _ in map(json.loads, log.read_text().splitlines()) if done == "answer"]
-    assert len(served) - 400 <= 12 * 8  # eight requests are in flight at a time
+    served = [json.loads(line) for line in log.read_text().splitlines()]
+    for stored, got in kills:
+        known = {row["text"] for row in answers[:stored]}
+        assert not [
+            text for _, text in served[got:] if answer_to(text) in known
+        ]  # no stored answer is asked again
+    assert (
+        sum(done == "answer" for done, _ in served) - 400 <= 20 * 8
+    )  # eight requests are in flight at a time
 
 
 def _lines_of(path: Path) -> int:

@@ -140,21 +140,32 @@ def test_transformers_serve_streams_every_answer_and_counts_no_tokens(
 
 
 def test_a_model_that_transformers_can_t_load_is_given_up(given: Path, tiny_bundle: Path) -> None:
-    """Its answer to an unknown model is a 500, which is tried again before it is given up."""
+    """Its answer to an unknown model is a 500, which is tried again before it is given up.
+
+    The server closes the connection a moment after such an answer. When the client took it for its next request, 11 to
+    15 of the 40 attempts came out as "connection", and the server had never seen them.
+    """
     program = Path(sys.executable).with_name("transformers")
     with served([str(program), "serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu"]) as server:
-        said = distill(given, server.url(), str(given / "nothing"), tiny_bundle, "--attempts", "2", code=1)
+        said = distill(given, server.url(), str(given / "nothing"), tiny_bundle, "--attempts", "2", "--concurrency",
+                       "1", code=1)  # fmt: skip
     assert "20 requests in a row failed, the last with '500'" in said
     report = json.loads((given / "run" / "report.json").read_text())
-    assert report["attempts"]["500"] >= 20
+    assert report["attempts"] == server.statuses == {"500": 40}
+    assert report["given_up"] == {"500": 20}
     assert report["answered"] == 0
 
 
 @pytest.mark.system
 @pytest.mark.llamacpp
-def test_llama_cpp_counts_its_tokens_and_nothing_is_lost(given: Path, model: Path, tiny_bundle: Path) -> None:
-    """llama.cpp's server for Python, compiled into an environment of its own."""
+def test_llama_cpp_counts_its_tokens_and_nothing_is_lost(
+    given: Path, model: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp's server for Python, compiled into an environment of its own: what is used of it, unoptimized."""
     requirements = Path(__file__).parent / "requirements"
+    only = ("LLAVA_BUILD=OFF", f"CMAKE_PROJECT_INCLUDE={requirements / LLAMACPP}.cmake")
+    quick = ("CMAKE_C_FLAGS_RELEASE=-O0", "CMAKE_CXX_FLAGS_RELEASE=-O0")
+    monkeypatch.setenv("CMAKE_ARGS", " ".join(f"-D{each}" for each in (*only, *quick)))
     assert (why := set_up(LLAMACPP, ENVIRONMENTS, requirements)) is None, why
     python = str(ENVIRONMENTS / LLAMACPP / "bin" / "python")
     gguf = given / "tiny.gguf"

@@ -160,7 +160,7 @@ def test_killing_the_judge_again_and_again_pays_for_nothing_twice_but_what_was_i
     rows: Path, tiny_bundle: Path
 ) -> None:
     log, kills, folder = rows.parent / "server.log", 4, rows.parent
-    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "5", "judge"],
+    server = subprocess.Popen([sys.executable, "-m", "tests.teacher_server", str(log), "0.1", "5", "0", "judge"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert server.stdout is not None
     try:

@@ -57,7 +57,7 @@ def first_model(endpoint: Endpoint) -> str:
 
 async def first_listed(endpoint: Endpoint) -> dict[str, object]:
     """What the endpoint says of the first model that it lists."""
-    async with endpoint.client(1) as client:
+    async with endpoint.client() as client:
         try:
             listed = await endpoint.models(client)
         except Unanswered as error:

@@ -44,29 +44,28 @@ class AskingWorker:
     def __init__(
         self,
         endpoint: dict[str, Any],
-        concurrency: int,
         pace: tuple[float | None, float | None],
         ends: float | None,
     ) -> None:
         self._endpoint = Endpoint(pace=Pace(*pace), **endpoint)
-        self._concurrency = concurrency
-        self._client: httpx.AsyncClient | None = None
+        self._idle: list[httpx.AsyncClient] = []  # belong to the event loop; end with the process
         self._ends = ends
         self._fatal = ""
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Tables have one row."""
-        if self._client is None:  # belongs to the event loop; ends with the process
-            self._client = self._endpoint.client(self._concurrency)
         (body,) = batch["body"].to_pylist()
         came: dict[str, Any] = {}
         if not self._fatal and (self._ends is None or time.time() < self._ends):
+            client = self._idle.pop() if self._idle else self._endpoint.client()
             try:
-                came["answer"] = asdict(await self._endpoint.ask(self._client, json.loads(body)))
+                came["answer"] = asdict(await self._endpoint.ask(client, json.loads(body)))
             except Unanswered as error:
                 came["failed"] = str(error)
             except TrainingError as error:
                 self._fatal = str(error)
+            finally:
+                self._idle.append(client)
         if self._fatal:
             came["fatal"] = self._fatal
         came["outcomes"], self._endpoint.outcomes = dict(self._endpoint.outcomes), Counter()
@@ -83,7 +82,7 @@ def ask_all(state: Run, address: str, workers: int | None, concurrency: int) -> 
         pace = tuple(rate / count if rate else None for rate in state.endpoint.pace.per_minute)
         minutes = state.limits.minutes
         ends = None if minutes is None else time.time() + 60 * minutes - state.tally.elapsed_s
-        arguments = {"endpoint": endpoint, "concurrency": each, "pace": pace, "ends": ends}
+        arguments = {"endpoint": endpoint, "pace": pace, "ends": ends}
         try:
             while keys := state.affordable(ROUND):
                 tables = [pa.table({"body": [json.dumps(state.body(key))]}) for key in keys]

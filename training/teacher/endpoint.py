@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import httpx
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20  # bytes
 FATAL = {401, 402, 403, 404}
 RETRIED = {408, 409, 425, 429}
+KEPT_ALIVE_S = 3.0  # uvicorn closes a connection after 5 s without a request
 FAILURES_IN_A_ROW = 20  # requests given up without one answer between them: the endpoint is gone
 
 Result = TypeVar("Result")
@@ -66,11 +68,20 @@ class Endpoint:
     rng: random.Random = field(default_factory=random.Random)
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def client(self, concurrency: int) -> httpx.AsyncClient:
-        """A connection pool for this endpoint; the caller closes it."""
+    def client(self) -> httpx.AsyncClient:
+        """A client of one connection, for one worker that asks one request after another; the caller closes it.
+
+        A pool that workers share looks at all its connections at each turn, which took most of an answer's time at 32.
+        """
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        return httpx.AsyncClient(headers=headers, limits=limits, timeout=None)  # ask() has the deadline
+        limits = httpx.Limits(max_keepalive_connections=1, keepalive_expiry=KEPT_ALIVE_S)
+        # ask() has the deadline
+        return httpx.AsyncClient(headers=headers, limits=limits, timeout=None, verify=self._tls)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """The authorities that are trusted, read once."""
+        return httpx.create_ssl_context()
 
     async def ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
         """The answer to one request. Raises Unanswered, or TrainingError when asking on makes no sense."""
@@ -159,9 +170,15 @@ class Endpoint:
     async def _send(
         self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None
     ) -> tuple[int, httpx.Headers, Reply]:
-        """Status, headers and body; a body without end is given up at LARGEST_BODY."""
+        """Status, headers and body; a body without end is given up at LARGEST_BODY.
+
+        That of a server error is left unread, which closes the connection: some servers do so themselves a moment after
+        (uvicorn, when the application raised), and a request that is sent meanwhile would be lost.
+        """
         sent = time.monotonic()
         async with client.stream(method, self.url.rstrip("/") + path, json=body) as response:
+            if response.status_code >= 500:
+                return response.status_code, response.headers, Reply(b"", [], False)
             content = bytearray()
             arrivals = []
             async for part in response.aiter_bytes():

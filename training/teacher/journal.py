@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class Answer:
     counted: bool = True  # whether the server counted the tokens; otherwise they are estimated
     first_s: float | None = None  # seconds from sending to the first piece of a streamed answer
     total_s: float | None = None  # to its end
+
+
+FIELDS = tuple(field.name for field in fields(Answer))
 
 
 def request_key(body: dict[str, Any]) -> str:
@@ -63,7 +66,8 @@ class Journal:
         """Keep an answer; one that is there already stays as it is."""
         if answer.key in self.answers:
             return
-        line = json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n"
+        row = {name: getattr(answer, name) for name in FIELDS}
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         if (written := os.write(self._file, line)) != len(line):
             raise TrainingError(f"the journal took {written} of {len(line)} bytes: is the disk full?")
         self.answers[answer.key] = answer
@@ -77,6 +81,6 @@ class Journal:
 def _parsed(path: Path, number: int, line: bytes) -> Answer:
     try:
         row = json.loads(line)
-        return Answer(**{field.name: row[field.name] for field in fields(Answer) if field.name in row})
+        return Answer(**{name: row[name] for name in FIELDS if name in row})
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}, line {number}: no answer ({error!r}); remove the line") from error

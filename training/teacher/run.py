@@ -18,17 +18,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from promptdial.command import word_count
-from promptdial.relevance import load_scorer
 from training import sources
 from training.errors import TrainingError
 from training.teacher import inputs, options, report, templates
-from training.teacher.answers import Filter
 from training.teacher.endpoint import FAILURES_IN_A_ROW, Endpoint, Unanswered, gone
 from training.teacher.inputs import Request
 from training.teacher.journal import Answer, Journal, request_key
+from training.teacher.judging import Judging
 from training.teacher.report import Tally
 from training.teacher.templates import Template
 
@@ -38,6 +35,7 @@ JUDGED_TOGETHER = 32
 PROGRESS_EVERY_S = 10.0
 TOKENS_PER_WORD = 1.5
 SPARE_TOKENS = 24
+APART_S = 0.005  # between the first requests: answers that come all at once would hold each other up, again and again
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Run:
     endpoint: Endpoint
     limits: Limits
     journal: Journal
-    filter: Filter
+    judging: Judging
     pairs: Path
     templates: dict[str, Template]
     requests: dict[str, Request]
@@ -91,22 +89,23 @@ class Run:
     _reserved: dict[str, tuple[float, float]] = field(default_factory=dict)
     _held: tuple[float, float] = (0.0, 0.0)
 
-    async def work(self, client: httpx.AsyncClient) -> None:
+    async def work(self) -> None:
         """Ask one request after another until none is left or a limit is reached."""
-        for key in self.todo:
-            body = self.body(key)
-            if not self._affordable(key, body):
-                return
-            try:
-                answer = await self.endpoint.ask(client, body)
-            except Unanswered as error:
-                self.given_up(str(error))
-            else:
-                self._store(answer)
-            finally:
-                self.release([key])
-            if self.stopped:
-                return
+        async with self.endpoint.client() as client:
+            for key in self.todo:
+                body = self.body(key)
+                if not self._affordable(key, body):
+                    return
+                try:
+                    answer = await self.endpoint.ask(client, body)
+                except Unanswered as error:
+                    self.given_up(str(error))
+                else:
+                    self._store(answer)
+                finally:
+                    self.release([key])
+                if self.stopped:
+                    return
 
     def body(self, key: str) -> dict[str, Any]:
         """What is sent for the request of a key."""
@@ -205,7 +204,7 @@ class Run:
         ]
         lines = []
         for answer, request, (verdict, relevance) in zip(
-            batch, requests, self.filter.accept(asked), strict=True
+            batch, requests, self.judging.accept(asked), strict=True
         ):
             words = word_count(verdict.text)
             self.tally.judged(request, answer, verdict, words, relevance)
@@ -247,14 +246,16 @@ def run(args: argparse.Namespace) -> None:
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "answers.jsonl")
+    judging: Judging | None = None
     try:
         requests = _plan(args, teacher, loaded)
+        judging = Judging(args.scorer, args.threads)
         state = Run(
             teacher,
             options.endpoint(args.teacher, args),
             Limits(args.minutes, args.max_tokens, args.max_cost, args.price_in, args.price_out),
             journal,
-            Filter(load_scorer(args.scorer, args.threads)),
+            judging,
             out / "pairs.jsonl",
             {template.name: template for template in loaded},
             requests,
@@ -271,6 +272,8 @@ def run(args: argparse.Namespace) -> None:
         finally:
             report.write(out, state.tally, state.endpoint.outcomes, asdict(teacher), state.stopped)
     finally:
+        if judging is not None:
+            judging.close()
         journal.close()
 
 
@@ -333,9 +336,10 @@ async def _ask_all(state: Run, concurrency: int) -> None:
     done = asyncio.Event()
     judging = asyncio.create_task(state.judge(done))
     try:
-        async with state.endpoint.client(concurrency) as client, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(state.work(client))
+                group.create_task(state.work())
+                await asyncio.sleep(APART_S)
     except* TrainingError as errors:
         raise errors.exceptions[0] from None
     finally:
