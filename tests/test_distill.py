@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from training import sources
 from training.errors import TrainingError
 from training.teacher import templates
 from training.teacher.answers import judge
-from training.teacher.endpoint import Endpoint
+from training.teacher.endpoint import Endpoint, Unanswered
 from training.teacher.journal import Answer
 from training.teacher.pace import Pace, retry_after
 from training.teacher.replies import STREAMED
@@ -163,6 +164,68 @@ def test_what_came_is_read_as_what_it_is_whichever_was_asked_for(sent: str, want
         assert answer.first_s is None
     else:
         assert answer.first_s is not None and 0 < answer.first_s <= answer.total_s
+
+
+def test_a_connection_that_brought_a_server_error_is_not_used_again() -> None:
+    """Also not if all of its body came with its head: aiohttp gives such a connection back before one can close it."""
+    assert _asked_of_a_server([b"500 Oops", b"503 Oops", b"429 Busy", b"200 OK", b"200 OK"]) == (
+        [1, 2, 3, 3, 3],
+        {"500": 1, "503": 1, "429": 1, "200": 2},
+    )
+
+
+def test_the_proxy_that_the_environment_names_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "")
+    assert _asked_of_a_server([b"200 OK"], through=monkeypatch) == ([1], {"200": 1})
+    monkeypatch.setenv("NO_PROXY", ".invalid")
+    assert _asked_of_a_server([b"200 OK"], through=monkeypatch) == ([], {"connection": 1})
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(TrainingError, match="a proxy of socks5: only those of HTTP"):
+        Endpoint("http://teacher.invalid/v1", None, Pace(None, None)).client()
+
+
+def _asked_of_a_server(
+    statuses: list[bytes], through: pytest.MonkeyPatch | None = None
+) -> tuple[list[int], dict[str, int]]:
+    """One request for each status: the connections that they came over, and the client's outcomes.
+
+    With `through`, the server is a proxy that the environment names.
+    """
+    content = json.dumps({"choices": [{"message": {"content": "A fox."}, "finish_reason": "stop"}]}).encode()
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a fox"}], "max_tokens": 60}
+    came: list[int] = []
+    opened = iter(range(1, 100))
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(opened)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+                came.append(number)
+                length = b"Content-Length: %d" % len(content)
+                writer.write(b"HTTP/1.1 %s\r\n%s\r\n\r\n%s" % (statuses[len(came) - 1], length, content))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def ask() -> dict[str, int]:
+        server = await asyncio.start_server(connection, "127.0.0.1", 0)
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        if through:
+            through.setenv("HTTP_PROXY", address)
+        endpoint = Endpoint(
+            f"{'http://teacher.invalid' if through else address}/v1", None, Pace(None, None), attempts=1
+        )
+        async with endpoint.client() as client:
+            for _ in statuses:
+                with contextlib.suppress(Unanswered):
+                    await endpoint.ask(client, body)
+        server.close()
+        return dict(endpoint.outcomes)
+
+    outcomes = asyncio.run(ask())
+    return came, outcomes
 
 
 def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(given: Path, tiny_bundle: Path) -> None:

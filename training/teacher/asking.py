@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
+
 from training.errors import TrainingError
 from training.teacher.endpoint import FAILURES_IN_A_ROW, Endpoint, Unanswered, gone
 from training.teacher.journal import Answer, Journal, request_key
@@ -46,27 +48,32 @@ class Asking:
         )
         queue = iter(todo)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.endpoint.client() as client, asyncio.TaskGroup() as group:
                 for _ in range(min(concurrency, len(todo))):
-                    group.create_task(self._work(bodies, queue, len(todo)))
+                    group.create_task(self._work(client, bodies, queue, len(todo)))
         except* TrainingError as errors:
             raise errors.exceptions[0] from None
         return {key: self.journal.answers[key] for key in bodies if key in self.journal.answers}
 
-    async def _work(self, bodies: Mapping[str, dict[str, Any]], queue: Iterator[str], count: int) -> None:
-        async with self.endpoint.client() as client:
-            for key in queue:
-                try:
-                    self.journal.append(await self.endpoint.ask(client, bodies[key]))
-                except Unanswered as error:
-                    self.given_up[str(error)] += 1
-                    self._in_a_row += 1
-                    if self._in_a_row >= FAILURES_IN_A_ROW:
-                        raise gone(self._in_a_row, str(error), self.endpoint.url) from error
-                else:
-                    self._in_a_row = 0
-                    self.new += 1
-                self._progress(count)
+    async def _work(
+        self,
+        client: aiohttp.ClientSession,
+        bodies: Mapping[str, dict[str, Any]],
+        queue: Iterator[str],
+        count: int,
+    ) -> None:
+        for key in queue:
+            try:
+                self.journal.append(await self.endpoint.ask(client, bodies[key]))
+            except Unanswered as error:
+                self.given_up[str(error)] += 1
+                self._in_a_row += 1
+                if self._in_a_row >= FAILURES_IN_A_ROW:
+                    raise gone(self._in_a_row, str(error), self.endpoint.url) from error
+            else:
+                self._in_a_row = 0
+                self.new += 1
+            self._progress(count)
 
     def _progress(self, count: int) -> None:
         done, now = self.new + self.given_up.total(), time.monotonic()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import aiohttp
 import pyarrow as pa
 
 from training import cluster
@@ -48,7 +48,7 @@ class AskingWorker:
         ends: float | None,
     ) -> None:
         self._endpoint = Endpoint(pace=Pace(*pace), **endpoint)
-        self._idle: list[httpx.AsyncClient] = []  # belong to the event loop; end with the process
+        self._client: aiohttp.ClientSession | None = None  # belongs to the event loop; ends with the process
         self._ends = ends
         self._fatal = ""
 
@@ -57,15 +57,13 @@ class AskingWorker:
         (body,) = batch["body"].to_pylist()
         came: dict[str, Any] = {}
         if not self._fatal and (self._ends is None or time.time() < self._ends):
-            client = self._idle.pop() if self._idle else self._endpoint.client()
             try:
-                came["answer"] = asdict(await self._endpoint.ask(client, json.loads(body)))
+                self._client = self._client or self._endpoint.client()
+                came["answer"] = asdict(await self._endpoint.ask(self._client, json.loads(body)))
             except Unanswered as error:
                 came["failed"] = str(error)
             except TrainingError as error:
                 self._fatal = str(error)
-            finally:
-                self._idle.append(client)
         if self._fatal:
             came["fatal"] = self._fatal
         came["outcomes"], self._endpoint.outcomes = dict(self._endpoint.outcomes), Counter()

@@ -17,12 +17,15 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx
+from aiohttp.connector import Connection
 
 from training.errors import TrainingError
 from training.teacher import replies
@@ -33,6 +36,7 @@ from training.teacher.replies import BrokenReply, Reply
 log = logging.getLogger(__name__)
 
 LARGEST_BODY = 1 << 20  # bytes
+LARGEST_HEAD = 100 * 1024  # bytes; gateways send more than the 8 KiB that aiohttp takes by itself
 FATAL = {401, 402, 403, 404}
 RETRIED = {408, 409, 425, 429}
 KEPT_ALIVE_S = 3.0  # uvicorn closes a connection after 5 s without a request
@@ -68,29 +72,40 @@ class Endpoint:
     rng: random.Random = field(default_factory=random.Random)
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def client(self) -> httpx.AsyncClient:
-        """A client of one connection, for one worker that asks one request after another; the caller closes it.
+    def client(self) -> aiohttp.ClientSession:
+        """Connections for all workers of an event loop, as many as are in use at a time; the caller closes it.
 
-        A pool that workers share looks at all its connections at each turn, which took most of an answer's time at 32.
+        Redirects are not followed and cookies not kept: one that names a machine would send all workers there.
         """
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        limits = httpx.Limits(max_keepalive_connections=1, keepalive_expiry=KEPT_ALIVE_S)
-        # ask() has the deadline
-        return httpx.AsyncClient(headers=headers, limits=limits, timeout=None, verify=self._tls)
+        try:
+            given = urlsplit(self.url)
+            proxy = _proxy(given)
+        except ValueError as error:
+            raise TrainingError(f"{self.url} is no URL: {error}") from error
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key and not given.username else {}
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=KEPT_ALIVE_S,
+                ssl=httpx.create_ssl_context(),  # SSL_CERT_FILE, SSL_CERT_DIR or certifi's authorities
+            ),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),  # none: _attempt() has the deadline
+            proxy=proxy,  # trust_env would look it up in a thread for each request
+            response_class=_Response,
+            max_line_size=LARGEST_HEAD,
+            max_field_size=LARGEST_HEAD,
+        )
 
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        """The authorities that are trusted, read once."""
-        return httpx.create_ssl_context()
-
-    async def ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
+    async def ask(self, client: aiohttp.ClientSession, body: dict[str, Any]) -> Answer:
         """The answer to one request. Raises Unanswered, or TrainingError when asking on makes no sense."""
         estimate = estimated_tokens(body)
         answer = await self._insist(estimate, lambda: self._answer(client, body))
         self.pace.correct(answer.prompt_tokens + answer.completion_tokens - estimate)
         return answer
 
-    async def models(self, client: httpx.AsyncClient) -> list[dict[str, Any]]:
+    async def models(self, client: aiohttp.ClientSession) -> list[dict[str, Any]]:
         """What the endpoint says of its models. Raises as `ask` does."""
         return await self._insist(0, lambda: self._models(client))
 
@@ -113,14 +128,14 @@ class Endpoint:
                 return result
         raise AssertionError("the last attempt returns or raises")
 
-    async def _answer(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
+    async def _answer(self, client: aiohttp.ClientSession, body: dict[str, Any]) -> Answer:
         reply = await self._attempt(client, "POST", "/chat/completions", body)
         try:
             return replies.answer(body, reply)
         except BrokenReply as error:
             raise _Again("broken body") from error
 
-    async def _models(self, client: httpx.AsyncClient) -> list[dict[str, Any]]:
+    async def _models(self, client: aiohttp.ClientSession) -> list[dict[str, Any]]:
         reply = await self._attempt(client, "GET", "/models")
         try:
             return [dict(each) for each in json.loads(reply.content)["data"]]
@@ -128,19 +143,21 @@ class Endpoint:
             raise _Again("broken body") from error
 
     async def _attempt(
-        self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None
+        self, client: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None = None
     ) -> Reply:
         try:
             async with asyncio.timeout(self.timeout_s):
                 status, headers, reply = await self._send(client, method, path, body)
         except TimeoutError as error:
             raise _Again("timeout") from error
-        except httpx.InvalidURL as error:
-            raise TrainingError(f"{self.url} is no URL: {error}") from error
-        except httpx.UnsupportedProtocol as error:
-            raise TrainingError(f"{self.url}: {error}") from error
-        except httpx.HTTPError as error:
+        except aiohttp.NonHttpUrlClientError as error:
+            raise TrainingError(f"{self.url} is no URL of http:// or https://") from error
+        except aiohttp.InvalidURL as error:
+            raise TrainingError(f"{self.url} is no URL: {error.__cause__ or error}") from error
+        except aiohttp.ClientError as error:
             raise self._unreached(error) from error
+        except ValueError as error:  # a name that no host can have, a key that no header can hold
+            raise TrainingError(f"{self.url} can't be asked: {error}") from error
         if status in RETRIED or status >= 500:
             raise _Again(str(status), retry_after(headers.get("Retry-After")))
         if status in FATAL:
@@ -155,7 +172,7 @@ class Endpoint:
 
     def _unreached(self, error: BaseException) -> Exception:
         """What to raise for an attempt without an answer: a certificate that nobody vouches for won't get better."""
-        cause: BaseException | None = error
+        cause = error.__cause__ or error.__context__  # aiohttp's own errors of TLS lack the reason
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return TrainingError(
@@ -165,29 +182,64 @@ class Endpoint:
             if isinstance(cause, ssl.SSLError):
                 return _Again("TLS")
             cause = cause.__cause__ or cause.__context__
-        return _Again("connection")
+        return _Again("TLS" if self._left_in_handshake(error) else "connection")
+
+    def _left_in_handshake(self, error: BaseException) -> bool:
+        """Whether the server took a connection for TLS and closed it before TLS was there."""
+        return (
+            self.url.startswith("https:")
+            and isinstance(error, aiohttp.ClientConnectorError)
+            and isinstance(error.os_error, ConnectionError)
+            and not isinstance(error.os_error, ConnectionRefusedError)
+        )
 
     async def _send(
-        self, client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None
-    ) -> tuple[int, httpx.Headers, Reply]:
-        """Status, headers and body; a body without end is given up at LARGEST_BODY.
-
-        That of a server error is left unread, which closes the connection: some servers do so themselves a moment after
-        (uvicorn, when the application raised), and a request that is sent meanwhile would be lost.
-        """
+        self, client: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None
+    ) -> tuple[int, Mapping[str, str], Reply]:
+        """Status, headers and body; a body without end is given up at LARGEST_BODY, that of a server error unread."""
         sent = time.monotonic()
-        async with client.stream(method, self.url.rstrip("/") + path, json=body) as response:
-            if response.status_code >= 500:
-                return response.status_code, response.headers, Reply(b"", [], False)
+        url = self.url.rstrip("/") + path
+        async with client.request(method, url, json=body, allow_redirects=False) as response:
+            if response.status >= 500:
+                return response.status, response.headers, Reply(b"", [], False)
             content = bytearray()
             arrivals = []
-            async for part in response.aiter_bytes():
+            async for part in response.content.iter_any():
                 content += part
                 arrivals.append((len(content), time.monotonic() - sent))
                 if len(content) > LARGEST_BODY:
                     raise _Again("endless body")
             streamed = response.headers.get("Content-Type", "").startswith("text/event-stream")
-            return response.status_code, response.headers, Reply(bytes(content), arrivals, streamed)
+            return response.status, response.headers, Reply(bytes(content), arrivals, streamed)
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that closes its connection if it is a server error.
+
+    Some servers do so themselves a moment after (uvicorn, when the application raised), and a request that is sent
+    meanwhile would be lost. ClientResponse.close() comes too late: a response whose body came with its head has given
+    the connection back when `start` returns.
+    """
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the head."""
+        transport = connection.transport
+        await super().start(connection)
+        if self.status >= 500 and transport is not None:
+            transport.close()
+        return self
+
+
+def _proxy(url: SplitResult) -> str | None:
+    """The proxy that the environment names for a URL (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY)."""
+    named = getproxies()
+    proxy = named.get(url.scheme) or named.get("all")
+    if not proxy or proxy_bypass(url.hostname or "") or proxy_bypass(url.netloc.rpartition("@")[2]):
+        return None
+    scheme, _, rest = proxy.rpartition("://")
+    if scheme not in ("", "http", "https"):
+        raise TrainingError(f"the environment names a proxy of {scheme}: only those of HTTP can be used")
+    return f"{scheme or 'http'}://{rest}"
 
 
 def estimated_tokens(body: dict[str, Any]) -> int:

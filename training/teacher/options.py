@@ -31,7 +31,7 @@ def add_endpoint(group: argparse._ArgumentGroup, concurrency: int = 32) -> None:
 
 def endpoint(url: str, args: argparse.Namespace) -> Endpoint:
     """The endpoint at a base URL. Raises TrainingError when the environment lacks the key."""
-    from training.teacher.endpoint import Endpoint  # noqa: PLC0415  (--help doesn't wait for httpx)
+    from training.teacher.endpoint import Endpoint  # noqa: PLC0415  (--help doesn't wait for aiohttp)
     from training.teacher.pace import Pace  # noqa: PLC0415
 
     key = os.environ.get(args.api_key_env) if args.api_key_env else None

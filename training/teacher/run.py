@@ -18,6 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from promptdial.command import word_count
 from training import sources
 from training.errors import TrainingError
@@ -89,23 +91,22 @@ class Run:
     _reserved: dict[str, tuple[float, float]] = field(default_factory=dict)
     _held: tuple[float, float] = (0.0, 0.0)
 
-    async def work(self) -> None:
+    async def work(self, client: aiohttp.ClientSession) -> None:
         """Ask one request after another until none is left or a limit is reached."""
-        async with self.endpoint.client() as client:
-            for key in self.todo:
-                body = self.body(key)
-                if not self._affordable(key, body):
-                    return
-                try:
-                    answer = await self.endpoint.ask(client, body)
-                except Unanswered as error:
-                    self.given_up(str(error))
-                else:
-                    self._store(answer)
-                finally:
-                    self.release([key])
-                if self.stopped:
-                    return
+        for key in self.todo:
+            body = self.body(key)
+            if not self._affordable(key, body):
+                return
+            try:
+                answer = await self.endpoint.ask(client, body)
+            except Unanswered as error:
+                self.given_up(str(error))
+            else:
+                self._store(answer)
+            finally:
+                self.release([key])
+            if self.stopped:
+                return
 
     def body(self, key: str) -> dict[str, Any]:
         """What is sent for the request of a key."""
@@ -336,9 +337,9 @@ async def _ask_all(state: Run, concurrency: int) -> None:
     done = asyncio.Event()
     judging = asyncio.create_task(state.judge(done))
     try:
-        async with asyncio.TaskGroup() as group:
+        async with state.endpoint.client() as client, asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(state.work())
+                group.create_task(state.work(client))
                 await asyncio.sleep(APART_S)
     except* TrainingError as errors:
         raise errors.exceptions[0] from None
