@@ -178,7 +178,8 @@ def test_ctrl_c_ends_ray_too_and_what_was_answered_is_not_asked_for_again(
     teacher = Teacher(reply=reply)
     with serving(teacher) as url:
         with running(command(tmp_path, url, tiny_bundle, "--timeout", "100", *RAY), log) as process:
-            wait_for(lambda: reply.held == 8, process, log)
+            answers = tmp_path / "run" / "answers.jsonl"
+            wait_for(lambda: reply.held == 8 and len(lines(answers)) == 20, process, log)  # none is on its way
             started = below(process.pid)
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(WAIT_S) == 130, log.read_text()
