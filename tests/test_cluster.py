@@ -179,7 +179,9 @@ def test_ctrl_c_ends_ray_too_and_what_was_answered_is_not_asked_for_again(
     with serving(teacher) as url:
         with running(command(tmp_path, url, tiny_bundle, "--timeout", "100", *RAY), log) as process:
             answers = tmp_path / "run" / "answers.jsonl"
-            wait_for(lambda: reply.held == 8 and len(lines(answers)) == 20, process, log)  # none is on its way
+            wait_for(
+                lambda: reply.held == 8 and len(lines(answers)) == 20, process, log
+            )  # none is on its way
             started = below(process.pid)
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(WAIT_S) == 130, log.read_text()
