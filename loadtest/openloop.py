@@ -46,7 +46,8 @@ HELD = {0.5: "half the knee", 0.8: "0.8 of the knee", 1.0: "the knee", 2.0: "twi
 class OpenLoop:
     """One run against the service at `url`, made in the loop that it runs in.
 
-    What it has measured is in `steps`, `knee` and the player's checker."""
+    What it has measured is in `steps`, `knee` and the player's checker.
+    """
 
     def __init__(self, url: str, options: argparse.Namespace) -> None:
         self.options = options

@@ -51,6 +51,16 @@ class Holding:
 
 
 @contextmanager
+def holding_teacher(folder: Path, inputs: int, reply: Holding) -> Iterator[tuple[Teacher, str]]:
+    """A teacher and its URL, with a task and so many inputs to ask it about in the folder."""
+    write_task(folder)
+    write_inputs(folder, inputs)
+    teacher = Teacher(reply=reply)
+    with serving(teacher) as url:
+        yield teacher, url
+
+
+@contextmanager
 def running(line: list[str], log: Path) -> Iterator[subprocess.Popen[str]]:
     """A command in a terminal's process group of its own, its output in a file; ended with the block."""
     with log.open("w") as output:
@@ -124,11 +134,8 @@ def cluster() -> Iterator[tuple[str, int]]:
 def test_a_killed_worker_has_what_it_was_asking_asked_again_and_nothing_is_lost_or_doubled(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
-    write_task(tmp_path)
-    write_inputs(tmp_path, 200)
     reply, log = Holding(100), tmp_path / "log"
-    teacher = Teacher(reply=reply)
-    with serving(teacher) as url:
+    with holding_teacher(tmp_path, 200, reply) as (teacher, url):
         with running(command(tmp_path, url, tiny_bundle, "--timeout", "100", *RAY), log) as process:
             wait_for(lambda: reply.held == 8, process, log)  # four of each worker
             os.kill(at_work(process.pid)[0], signal.SIGKILL)
@@ -172,11 +179,8 @@ def test_a_killed_worker_s_rows_are_scored_again_and_all_come_out_in_order_as_sc
 def test_ctrl_c_ends_ray_too_and_what_was_answered_is_not_asked_for_again(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:
-    write_task(tmp_path)
-    write_inputs(tmp_path, 60)
     reply, log = Holding(20), tmp_path / "log"
-    teacher = Teacher(reply=reply)
-    with serving(teacher) as url:
+    with holding_teacher(tmp_path, 60, reply) as (teacher, url):
         with running(command(tmp_path, url, tiny_bundle, "--timeout", "100", *RAY), log) as process:
             answers = tmp_path / "run" / "answers.jsonl"
             wait_for(

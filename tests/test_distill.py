@@ -238,6 +238,7 @@ def test_half_a_surrogate_pair_in_an_answer_does_not_end_the_run(given: Path, ti
 def test_broken_handshakes_are_counted_and_tried_again(given: Path, tiny_bundle: Path) -> None:
     teacher = Teacher(faulty(0.2, seed=4), broken_handshakes=0.4)
     with serving(teacher, tls=True) as url:
+        # Server errors end connections, and four of ten new ones break: six attempts leave some without an answer.
         distill(given, url, tiny_bundle, "--attempts", "20", SSL_CERT_FILE=str(CERTIFICATE))
     assert report(given)["answered"] == 200
     assert report(given)["attempts"] == dict(teacher.outcomes)

@@ -235,12 +235,11 @@ class Scheduler:
             )
         if told is not None and now < told.start:
             retry_after_s = told.at - now  # it is early: what it was told still holds
-        elif first is not None:
-            retry_after_s = max(SOON_S, first.at - now)
-            self._promises.make(generation, available_s, now, retry_after_s)
         else:
             retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
-            if available_s < math.inf:
+            if first is not None:
+                retry_after_s = max(SOON_S, first.at - now)
+            elif available_s < math.inf:
                 retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
