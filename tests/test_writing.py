@@ -106,9 +106,79 @@ def test_plurals_are_told_by_noun_number_and_group() -> None:
     assert [noun.plural for noun in parsed.nouns] == [True, True, True, False]
 
 
-@pytest.mark.parametrize("text", ["", "walking home late", "running, laughing", "why?", "a [masked] word"])
+@pytest.mark.parametrize("text", ["", "walking slowly", "running, laughing", "why?", "a [masked] word"])
 def test_what_names_nothing_is_not_written_about(text: str, writer: Writer) -> None:
     assert writer.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name"),
+    [
+        ("Gwen Stacy reading a book", "person", True),
+        ("a tram in front of the Eiffel Tower", "building", False),
+        ("Machu Picchu at dawn", "any", True),
+        ("Banana", "food", False),
+    ],
+)
+def test_names_are_told_from_the_first_word_of_a_sentence(
+    text: str, kind: str, name: bool, writer: Writer
+) -> None:
+    parsed = writer.parse(text)
+    assert parsed is not None
+    found = parsed.nouns[1] if "Eiffel" in text else parsed.nouns[0]
+    assert (found.kind, found.name) == (kind, name)
+    prompt = writer.prompt(parsed, 60, "image", random.Random(0), None, "")
+    assert f"the {parsed.words(found)}".lower() in prompt.lower() or name
+    assert not (name and f"the {parsed.words(found)}" in prompt), prompt
+
+
+@pytest.mark.parametrize(
+    ("headline", "said"),
+    [
+        (
+            "ferry under bridge on river",
+            r"^.*\b[Aa]n? [\w-]+ ferry .*under an? [\w-]+ bridge on an? [\w-]+ river",
+        ),
+        ("close up of lemur", r"[Aa] close up of an? ([\w-]+ )?lemur"),
+        ("a man drinking coffee", r"drinking coffee"),
+        ("a slice of pizza", r"slice of pizza"),
+    ],
+)
+def test_articles_that_a_headline_leaves_out_are_put_in(headline: str, said: str, writer: Writer) -> None:
+    parsed = writer.parse(headline)
+    assert parsed is not None
+    prompts = [writer.prompt(parsed, 20, "image", random.Random(seed), None, "") for seed in range(20)]
+    assert sum(re.search(said, prompt) is not None for prompt in prompts) >= 5, prompts
+
+
+def test_what_the_camera_does_is_told_of_videos_alone(writer: Writer) -> None:
+    parsed = writer.parse("The camera orbits around. Banana, the camera circles around.")
+    assert parsed is not None and parsed.tokens == ("banana",)
+    assert "The camera orbits around." in writer.prompt(parsed, 80, "video", random.Random(0), None, "")
+    assert "camera" not in writer.prompt(parsed, 20, "image", random.Random(0), None, "")
+
+
+def test_a_medium_behind_the_last_comma_is_no_thing_in_the_picture(writer: Writer) -> None:
+    parsed = writer.parse("A panda in a cafe in Paris, oil painting")
+    assert parsed is not None and parsed.medium == "oil painting"
+    assert not [noun for noun in parsed.nouns if parsed.noun(noun) == "painting"]
+    assert "oil painting" in writer.prompt(parsed, 30, "image", random.Random(0), None, "")
+
+
+def test_of_several_sentences_come_as_many_as_have_room(writer: Writer) -> None:
+    parsed = writer.parse("A shiny robot stands on a road. The sun sets over a city. Two dogs are watching.")
+    assert parsed is not None and parsed.sentences == 3
+    long = writer.prompt(parsed, 90, "image", random.Random(0), None, "")
+    short = writer.prompt(parsed, 12, "image", random.Random(0), None, "")
+    assert all(word in long for word in ("robot", "sun", "dogs"))
+    assert "robot" in short and "dogs" not in short
+    assert re.search(r"\. The ([\w-]+ )?sun", long), long
+
+
+def test_a_quoted_text_stays_as_it_is(writer: Writer) -> None:
+    parsed = writer.parse("a sign that says “hello World 3” on a wall")
+    assert parsed is not None
+    assert '"hello World 3"' in writer.prompt(parsed, 40, "image", random.Random(0), None, "")
 
 
 @pytest.mark.parametrize("modality", ["image", "video", "template"])

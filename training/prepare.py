@@ -155,7 +155,9 @@ def derived(data: sources.OpenData, seed: int) -> list[Episode]:
 
 
 def captions(data: sources.OpenData) -> list[derive.Row]:
-    """What written rows are about: a caption of each picture, short prompts, and inputs of pairs, each with its key."""
+    """What written rows are about: a caption of each picture, short prompts, what long texts begin with, and inputs of
+    pairs, each with its key.
+    """
     rows = {
         row.get("group", row["text"]): row
         for row in data.texts
@@ -164,8 +166,17 @@ def captions(data: sources.OpenData) -> list[derive.Row]:
     # Of prompts by users only what they begin with: styles and names of artists follow.
     short = [{**row, "text": row["text"].split(",")[0], "key": row["text"]} for row in rows.values()]
     short = [row for row in short if word_count(row["text"]) >= SHORTEST_CAPTION]
+    long = [
+        row for row in data.texts if row["source"] in LONG_SOURCES and row["source"] not in TEMPLATES_ONLY
+    ]
+    stories = [{**row, "text": _beginning(row["text"]), "key": row["text"]} for row in long]
     pairs = {row["input"]: row for row in data.pairs if row["kind"] == "expand"}
-    return [*short, *({**row, "text": text, "key": text} for text, row in pairs.items())]
+    return [*short, *stories, *({**row, "text": text, "key": text} for text, row in pairs.items())]
+
+
+def _beginning(text: str) -> str:
+    """The first one to three sentences of a text."""
+    return " ".join(rules.sentences(text)[: 1 + int(3 * _share(text))])
 
 
 def unique(episodes: Sequence[Episode]) -> list[Episode]:

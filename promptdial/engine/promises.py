@@ -59,9 +59,9 @@ class Promises:
         """The request was taken."""
         self._held.pop(_key(generation), None)
 
-    def ahead_of(self, generation: Generation, now: float) -> Promise | None:
-        """The one that needs most room, of those that go before a request: all but its own; where it comes when it was
-        told, those that were told a time between now and its own.
+    def ahead_of(self, generation: Generation, now: float) -> list[Promise]:
+        """The one that needs most room and the one that comes first, of those that go before a request: all but its
+        own; where it comes when it was told, those that were told a time between now and its own.
         """
         for key in [key for key, promise in self._held.items() if now > promise.end]:
             del self._held[key]
@@ -69,7 +69,11 @@ class Promises:
         others = [promise for promise in self._held.values() if promise is not own]
         if own is not None and now >= own.start:
             others = [promise for promise in others if now < promise.at < own.at]
-        return max(others, key=lambda promise: _size(promise.generation), default=None)
+        if not others:
+            return []
+        largest = max(others, key=lambda promise: _size(promise.generation))
+        first = min(others, key=lambda promise: promise.at)
+        return [largest] if first is largest else [largest, first]
 
 
 def _key(generation: Generation) -> Hashable:

@@ -215,12 +215,14 @@ class Scheduler:
         available_s = _deadline(generation) - now
         doubt = DOUBT if admitted or now - self._last_end < STALE_S else TRIAL
         told = self._promises.find(generation, now)
+        # Who comes when it was told is taken if its deadline can be met at all: caution has been paid for by waiting.
+        share = 1.0 if told is not None and now >= told.start else self._share
         first = None  # whose turn it is, if not this one's
         if excess <= 0:
             if available_s == math.inf:
                 return
             needed_s = self._needed_s(generation, now)
-            if needed_s <= available_s * (self._share if admitted else doubt):
+            if needed_s <= available_s * (share if admitted else doubt):
                 if admitted:
                     first = self._broken_by(generation, now)
                 if first is None:
@@ -253,15 +255,15 @@ class Scheduler:
         )
 
     def _broken_by(self, generation: Generation, now: float) -> Promise | None:
-        """Of the promises that go before this request the one that needs most, if taking it would break that."""
-        promise = self._promises.ahead_of(generation, now)
-        if promise is None:
-            return None
-        delay_s = max(0.0, promise.at - now)
+        """A promise that goes before this request, and that would be broken if it were taken."""
         works = [*(self._work(each) for each in self._order()), self._work(generation)]
-        works.append(self._work(promise.generation, delay_s))
-        needed_s = self._forecast().finish_s(works, busy=bool(self._waiting))[-1] - delay_s
-        return promise if needed_s > promise.available_s * self._share else None
+        for promise in self._promises.ahead_of(generation, now):
+            delay_s = max(0.0, promise.at - now)
+            behind = [*works, self._work(promise.generation, delay_s)]
+            needed_s = self._forecast().finish_s(behind, busy=bool(self._waiting))[-1] - delay_s
+            if needed_s > promise.available_s * self._share:
+                return promise
+        return None
 
     def _place_s(self, excess: int, now: float) -> float:
         """Seconds until so many requests are over."""

@@ -21,8 +21,9 @@ from training.writing.writer import Writer, style_names
 
 Row = Mapping[str, Any]
 
-LONGEST_INPUT = 24  # words of a text that is written about
-ALTERED_SHARE = 0.25
+LONGEST_INPUT = 130  # words of a text that is written about
+# Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
+ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.4, 50
 _MOST_OF_ONE = 20  # rows about one text
 # Word lists of the open data, by the kind of thing they name.
 LISTS = {
@@ -30,6 +31,7 @@ LISTS = {
     "food": ("fruits", "vegetables", "dishes"), "clothing": ("clothing",), "instrument": ("instruments",),
     "creature": ("creatures",), "room": ("rooms",), "object": ("objects",),
 }  # fmt: skip
+PLACE_LISTS = ("cities", "countries")
 _MODALITIES = ("image",) * 6 + ("video",) * 2 + ("template",) * 2
 _TASKS = ("expand",) * 10 + ("tags",) * 3 + ("suggest",) * 3 + ("brief",) * 2 + ("style",) * 3 + ("compress",)
 _SEVERAL = re.compile(r"(?<![su])s$")
@@ -37,6 +39,29 @@ _DOERS = ("person", "animal", "bird", "creature")
 _DEEDS = (
     "riding", "holding", "carrying", "looking at", "standing next to", "sitting beside", "walking past", "chasing",
     "resting near", "playing with", "hiding behind", "pulling", "guarding", "posing with", "wearing",
+)  # fmt: skip
+_ORDERED = (
+    "{a} on the left of {b}", "{a} on the right of {b}", "{a} to the left of {b}", "{a} on top of {b}",
+    "{a} behind {b}", "{a} with {b} on its left and {c} on its right", "{a} between {b} and {c}", "{a} below {b}",
+    "{a} in front of {b}",
+)  # fmt: skip
+_FIRST_NAMES = (
+    "Anna", "Marta", "Ibrahim", "Yuki", "Olga", "Pedro", "Amara", "Lena", "Tomas", "Priya", "Hugo", "Fatima", "Nils",
+    "Chloe", "Ravi", "Ingrid", "Mateo", "Zara", "Oskar", "Mei", "Jonas", "Leila", "Viktor", "Nadia", "Emil", "Aiko",
+    "Samuel", "Freya", "Kofi", "Isolde", "Bruno", "Tamsin", "Dmitri", "Esme", "Gareth", "Hana", "Idris", "Juno",
+    "Caspian", "Elowen", "Thorin", "Zephyr", "Morwen", "Kael", "Lysandra", "Orin",
+)  # fmt: skip
+_LAST_NAMES = (
+    "Keller", "Okafor", "Tanaka", "Novak", "Silva", "Lindqvist", "Moreau", "Haddad", "Petrov", "Brandt", "Castillo",
+    "Fischer", "Nakamura", "Osei", "Rossi", "Sorensen", "Varga", "Whitlock", "Yilmaz", "Zielinski", "Ashford",
+    "Blackwood", "Campbell", "Delacroix", "Eriksen", "Fairchild", "Grimshaw", "Hollis", "Ivanova", "Jansen",
+    "Stormrider", "Nightingale", "Ravenscroft", "Ironwood", "Starling",
+)  # fmt: skip
+_LANDMARKS = (
+    "Mount Fuji", "the Eiffel Tower", "Machu Picchu", "the Golden Gate Bridge", "Stonehenge", "Venice", "New York City",
+    "the Taj Mahal", "Angkor Wat", "Mount Everest", "Lake Como", "Santorini", "the Grand Canyon", "Niagara Falls",
+    "Petra", "Kyoto", "Lisbon", "Marrakesh", "Buckingham Palace", "the Brandenburg Gate", "Reykjavik", "Istanbul",
+    "the Sahara", "Times Square", "Big Ben", "the Colosseum", "Cape Town", "Hong Kong", "the Amazon", "Edinburgh",
 )  # fmt: skip
 _PLACES = (
     "on mars", "on the moon", "in space", "in paris", "in tokyo", "in an ancient temple", "in a cathedral",
@@ -51,7 +76,8 @@ _PLACES = (
 def lexicon(lists: Mapping[str, Sequence[str]]) -> Lexicon:
     """The nouns written about: the listed ones and those of the open data's word lists."""
     return Lexicon(
-        {kind: [word for name in names for word in lists.get(name, ())] for kind, names in LISTS.items()}
+        {kind: [word for name in names for word in lists.get(name, ())] for kind, names in LISTS.items()},
+        [word for name in PLACE_LISTS for word in lists.get(name, ())],
     )
 
 
@@ -85,7 +111,7 @@ def _parsed(writer: Writer, text: str) -> Parsed | None:
 
 
 def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random) -> Iterator[Row]:
-    """Phrases of one or two listed things, with a colour now and then, somewhere or nowhere; some do something."""
+    """Phrases of one to three listed things or names, somewhere or nowhere; some do something, some stand in order."""
     one = {
         name: found
         for names in LISTS.values()
@@ -93,17 +119,34 @@ def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random
         if (found := [word for word in lists.get(name, ()) if not _SEVERAL.search(word)])
     }
     names, doers = list(one), [name for kind in _DOERS for name in LISTS[kind] if name in one]
+
+    def thing(of: Sequence[str]) -> str:
+        noun = rng.choice(one[rng.choice(of)]).lower()
+        color = f"{rng.choice(COLORS)} " if rng.random() < 0.3 else ""
+        return with_articles(f"a {color}{noun}")
+
     for _ in range(count if names else 0):
-        things = []
-        acting = bool(doers) and rng.random() < 0.5
-        for of in (doers, names) if acting else (names,) * rng.choice((1, 1, 2)):
-            noun = rng.choice(one[rng.choice(of)]).lower()
-            color = f"{rng.choice(COLORS)} " if rng.random() < 0.3 else ""
-            things.append(with_articles(f"a {color}{noun}"))
-        between = _DEEDS if acting else ("and", "next to", "with")
-        text = f" {rng.choice(between)} ".join(things)
-        if rng.random() < 0.6:
+        draw = rng.random()
+        if draw < 0.25 and doers:
+            who = (
+                f"{rng.choice(_FIRST_NAMES)} {rng.choice(_LAST_NAMES)}"
+                if rng.random() < 0.7
+                else thing(doers)
+            )
+            text = f"{who} {rng.choice(_DEEDS)} {thing(names)}"
+        elif draw < 0.5 and doers:
+            text = f"{thing(doers)} {rng.choice(_DEEDS)} {thing(names)}"
+        elif draw < 0.65:
+            text = rng.choice(_ORDERED).format(a=thing(names), b=thing(names), c=thing(names))
+        else:
+            text = f" {rng.choice(('and', 'next to', 'with'))} ".join(
+                thing(names) for _ in range(rng.choice((1, 1, 2)))
+            )
+        draw = rng.random()
+        if draw < 0.5:
             text += " " + rng.choice(_PLACES)
+        elif draw < 0.65:
+            text += f" {rng.choice(('in', 'near', 'in front of'))} {rng.choice(_LANDMARKS)}"
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
 
 
@@ -113,11 +156,11 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
         modality = "template" if rng.random() < 0.7 else modality
     text = " ".join(parsed.tokens)
     style = rng.choice(sorted(style_names())) if task == "style" else None
-    subject = parsed
-    if task != "compress" and rng.random() < ALTERED_SHARE:
+    subject, length = parsed, _length(rng)
+    if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
         subject = writer.altered(parsed, rng) or parsed
     what = rng.choice(_BRIEFED[modality])
-    prompt = rules.clean(writer.prompt(subject, _length(rng), modality, rng, style, what))
+    prompt = rules.clean(writer.prompt(subject, length, modality, rng, style, what))
     asked = _ASKED[task](row["text"], text, parsed, style, what, rng)
     if task == "compress":
         asked, prompt = prompt, _sentence(row["text"])

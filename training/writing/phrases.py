@@ -1,22 +1,24 @@
 """The noun phrases of a short text, found with a list of nouns: what there is to say more about.
 
-No tagger: a noun is a listed one, or the last word of what follows an article. Texts that this doesn't fit give few
-phrases or none, and are not written about.
+A noun is a listed one, the last word of what follows an article, a name, or what TextBlob's tagger takes for one.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from textblob.en import lexicon as english
+from textblob.en import tag
+
 from training import rules
 
 LEXICON = Path(__file__).with_name("lexicon.toml")
-UNKNOWN = "object"  # the kind of a noun that is not listed
+UNKNOWN = "any"  # the kind of a noun that is not listed
 PLACES = ("room", "city", "nature", "shore", "water", "snow", "sky")
 
 
@@ -34,7 +36,7 @@ def opposites() -> list[frozenset[str]]:
     return [frozenset(words.split()) for words in _table()["opposites"].values()]
 
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
+_TOKEN = re.compile(r"\"[^\"]+\"|-?\d+(?:\.\d+)?[°%][CF]?|[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
 _ARTICLES = _words("articles")
 _NUMBERS = _words("numbers")
 _IRREGULAR: Mapping[str, str] = _table()["irregular"]
@@ -44,8 +46,13 @@ _NOT_ADJECTIVES = VERBS | _words("no_adjectives")
 _NO_THINGS = _words("no_things")
 _ADVERBS = _words("no_nouns")
 _GROUPS = _words("groups")
+_PAIRS = _words("pairs")
 NO_VERBS = _words("no_verbs")
 STANDING = _words("standing")
+_TITLES = _words("titles")
+COUNTED = _words("counted")
+BEFORE_ARTICLE = _words("before_article")
+ENDS = frozenset(".!?;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +65,40 @@ class Noun:
     end: int
     kind: str
     plural: bool
+    name: bool = False  # of one thing alone, without an article: "Mount Fuji"
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A text's tokens, and its noun phrases in their order."""
+    """A text's tokens, and its noun phrases in their order.
+
+    lead: tokens before its first noun phrase, as in "close up of a lemur". medium: how it is to be shown, as in "oil
+    painting", which stood behind the last comma. camera: a sentence on what the camera does.
+    """
 
     tokens: tuple[str, ...]
     nouns: tuple[Noun, ...]
+    medium: str = ""
+    camera: str = ""
+
+    @property
+    def lead(self) -> tuple[str, ...]:
+        return self.tokens[: self.nouns[0].start] if self.nouns else self.tokens
+
+    @property
+    def sentences(self) -> int:
+        """Sentences that the text has, a phrase counted as one."""
+        return 1 + sum(token in ENDS for token in self.tokens[:-1])
+
+    def cut(self, words: int) -> Parsed:
+        """Its first sentences, as many as have about `words` words; one at least."""
+        ends = [i for i, token in enumerate(self.tokens) if token in ENDS]
+        fitting = [end for end in ends if end <= words]
+        end = fitting[-1] if fitting else ends[0] if ends else len(self.tokens)
+        if len(self.tokens) <= words or end < self.nouns[0].end:
+            return self
+        nouns = tuple(noun for noun in self.nouns if noun.end <= end)
+        return Parsed(self.tokens[:end], nouns, self.medium, self.camera)
 
     def words(self, noun: Noun) -> str:
         """Adjectives and noun, without an article."""
@@ -79,8 +112,9 @@ class Parsed:
 class Lexicon:
     """Nouns and their kinds."""
 
-    def __init__(self, more: Mapping[str, Iterable[str]]) -> None:
-        """The listed nouns and `more`: kind to nouns, which yield to the listed ones."""
+    def __init__(self, more: Mapping[str, Iterable[str]], names: Iterable[str] = ()) -> None:
+        """The listed nouns and `more`: kind to nouns, which yield to the listed ones. `names`: of places, no nouns."""
+        self.names = frozenset(word for name in names for word in name.lower().split())
         self._kinds: dict[tuple[str, ...], str] = {}
         for kind, text in _table()["nouns"].items():
             for noun in text.split():
@@ -105,7 +139,7 @@ class Lexicon:
             for last, plural in _singulars(words[-1]):
                 kind = self._kinds.get((*words[:-1], last))
                 if kind is not None:
-                    return length, kind, plural
+                    return length, kind, plural or words[-1] in _PAIRS
         return None
 
 
@@ -126,10 +160,20 @@ def _singulars(word: str) -> Iterable[tuple[str, bool]]:
 def parse(text: str, lexicon: Lexicon) -> Parsed:
     """The tokens and noun phrases of a text."""
     tokens = tuple(_TOKEN.findall(text))
+    # A quoted text is one word to the tagger.
+    tags = [
+        kind
+        for _, kind in tag(" ".join(token.strip('"').replace(" ", "") for token in tokens), tokenize=False)
+    ]
     nouns: list[Noun] = []
     at, free = 0, 0  # `free`: the first token that no phrase has taken
     while at < len(tokens):
-        found = _noun_at(tokens, at, free, lexicon) or _unknown_at(tokens, at, lexicon)
+        found = (
+            _name_at(tokens, at, free, lexicon)
+            or _noun_at(tokens, tags, at, free, lexicon)
+            or _unknown_at(tokens, at, lexicon)
+            or _tagged_at(tokens, tags, at, free, lexicon)
+        )
         if found is None or _is_group(tokens, found):
             at += 1
             continue
@@ -138,16 +182,26 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
     return Parsed(tokens, tuple(nouns))
 
 
-def _noun_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> Noun | None:
+def _noun_at(
+    tokens: tuple[str, ...], tags: Sequence[str], at: int, free: int, lexicon: Lexicon
+) -> Noun | None:
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
     if match is None:
         return None
     head, (length, kind, plural) = at, match
+    single = at > free and tokens[at - 1].lower() in ("a", "an")
     while (following := lexicon.find(tokens, head + length)) is not None:
+        if single and following[2]:  # "a ball rolls"
+            return Noun(at - 1, at, head, head + length, kind, plural)
         head, (length, kind, plural) = head + length, following
     last = head + length
-    if last < len(tokens) and _is_adjective(tokens, last, last) and _may_be_noun(tokens[last].lower()):
+    if (
+        last < len(tokens)
+        and _is_adjective(tokens, last, last)
+        and _may_be_noun(tokens[last].lower())
+        and tags[last].startswith("NN")
+    ):
         head, length, kind, plural = last, 1, UNKNOWN, False  # "a storm trooper"
     start = at
     while start > free and start > at - 3 and _is_adjective(tokens, start - 1, free):
@@ -179,6 +233,70 @@ def _unknown_at(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> Noun | No
     ):
         return None
     return Noun(at, at + 1, end - 1, end, UNKNOWN, False)
+
+
+def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> Noun | None:
+    """Words with capitals that no list of common words has; the last may be a listed noun: "Golden Gate Bridge"."""
+    end = at
+    while end < len(tokens) and tokens[end][:1].isupper() and tokens[end].lower() not in rules.STOPWORDS:
+        end += 1
+    words = tokens[at:end]
+    if at > 0 and tokens[at - 1] in ENDS and len(words) == 1 and is_common(words[0], lexicon):
+        return None  # the first word of a sentence
+    if not words or (len(words) == 1 and is_common(words[0], lexicon) and words[0].lower() not in _TITLES):
+        return None
+    match = lexicon.find(tokens, end - 1)
+    kind = match[1] if match is not None and match[0] == 1 else UNKNOWN
+    if end < len(tokens) and kind == UNKNOWN and tokens[end].lower().endswith("ing"):
+        kind = "person"
+    article = at > free and _is_article(tokens[at - 1])
+    return Noun(at - article, at, at, end, kind, False, name=not article)
+
+
+def is_common(word: str, lexicon: Lexicon) -> bool:
+    """Whether a word is listed, or one of English that is no name."""
+    lower = word.lower()
+    return lexicon.find((lower,), 0) is not None or lower in rules.STOPWORDS or lower in english
+
+
+def _tagged_at(
+    tokens: tuple[str, ...], tags: Sequence[str], at: int, free: int, lexicon: Lexicon
+) -> Noun | None:
+    """Words that the tagger takes for nouns; not directly behind another noun, where they are often verbs."""
+
+    def is_noun(index: int) -> bool:
+        word = tokens[index].lower()
+        return (
+            tags[index].startswith("NN")
+            and len(word) > 2
+            and word.isalpha()
+            and not word.endswith("ing")
+            and word not in _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
+            and _may_be_noun(word)
+            and word not in lexicon.names
+            and lexicon.find(tokens, index) is None
+        )
+
+    if (at == free and free > 0) or not is_noun(at):
+        return None
+    if at > 0 and tags[at - 1][:2] in ("PR", "NN", "RB", "MD"):
+        return None  # "as it burns"
+    if at + 1 < len(tokens) and tokens[at + 1] == "and" and _is_article(tokens[at - 1]) and at > 0:
+        return None  # "a vivid and unique flame"
+    end = at + 1
+    while end < len(tokens) and is_noun(end):
+        end += 1
+    if end < len(tokens) and lexicon.find(tokens, end) is not None:
+        return None  # "soup dish": what is listed takes it
+    start = at
+    while start > free and start > at - 3 and _is_adjective(tokens, start - 1, free):
+        start -= 1
+    modifiers = start
+    plural = tags[end - 1] == "NNS"
+    if start > free and _is_article(tokens[start - 1]):
+        start -= 1
+        plural = plural or tokens[start].lower() in _NUMBERS
+    return Noun(start, modifiers, end - 1, end, UNKNOWN, plural)
 
 
 def _may_be_noun(word: str) -> bool:

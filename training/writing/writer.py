@@ -10,12 +10,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from promptdial.command import word_count
+from training import rules
 from training.generator import with_articles
 from training.writing.frames import fill, kinds, scenes
 from training.writing.phrases import (
+    BEFORE_ARTICLE,
+    COUNTED,
+    ENDS,
     NO_VERBS,
     PLACES,
     STANDING,
@@ -24,6 +28,7 @@ from training.writing.phrases import (
     Lexicon,
     Noun,
     Parsed,
+    is_common,
     opposites,
     parse,
 )
@@ -47,6 +52,27 @@ _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her
              "person": ("their", "them")}  # fmt: skip
 _OPPOSITES = opposites()
 _OF_WATER = ("fish", "boat")
+_BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is)\s+", re.IGNORECASE)
+_QUOTES = str.maketrans({"“": '"', "”": '"'})
+# What the camera does, in a sentence or a part of one of its own.
+_CAMERA = re.compile(
+    r"(?:^|(?<=[.,]))\s*(?P<does>the camera [^.,]+|(?:camera )?(?:pan|tilt|zoom|dolly|truck)(?:s|ning|ing)? "
+    r"(?:left|right|up|down|in|out))(?:[.,]|$)",
+    re.IGNORECASE,
+)
+# Behind the last comma, how a text is to be shown.
+_MEDIUM = re.compile(
+    r",\s+((?:in |an? )?(?:[\w'’-]+ ){0,3}(?:paintings?|art|anime|renders?|sketch|photo|photography|drawing|"
+    r"photograph|illustration|style|watercolou?r|cartoon|view|shot|close-?up|black and white|cinematic|cyberpunk|"
+    r"minimalist|comic))$",
+    re.IGNORECASE,
+)
+_LONGEST_LEAD = 8  # tokens
+# Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
+_COUNTED = (
+    "man", "woman", "boy", "girl", "person", "animal", "reptile", "bird", "insect", "creature", "robot", "vehicle",
+    "train", "boat", "aircraft", "building", "room", "device", "instrument", "container", "toy", "flower",
+)  # fmt: skip
 
 
 @dataclass
@@ -63,12 +89,19 @@ class Scene:
         slots = self.slots
         if noun is not None:
             its, them = ("their", "them") if noun.plural else _PRONOUNS.get(noun.kind, ("its", "it"))
-            slots = {**slots, "h": f"the {self._name(noun)}", "its": its, "them": them}
+            slots = {**slots, "h": self.the(noun, self._name(noun)), "its": its, "them": them}
         text = fill(frame, slots, several or (noun is not None and noun.plural), self.rng)
+        text = re.sub(r",\s*(?=[,.;:])", "", text)  # behind a clause that ends what the text says
         return with_articles(text[:1].upper() + text[1:])
+
+    def the(self, noun: Noun, name: str) -> str:
+        """A noun's name with its article; of one thing alone without."""
+        return name if noun.name else f"the {name}"
 
     def _name(self, noun: Noun) -> str:
         """The noun, at times with the adjectives it came with."""
+        if noun.name:
+            return self.parsed.words(noun)
         name = self.parsed.words(noun) if self.rng.random() < 0.4 else self.parsed.noun(noun)
         return name.lower() if name[:1].isupper() and noun.modifiers <= 1 else name
 
@@ -95,21 +128,34 @@ class Writer:
         self._lexicon = lexicon
 
     def parse(self, text: str) -> Parsed | None:
-        """A text that can be written about: it begins with a thing, most of its nouns are known; otherwise None."""
-        text = re.sub(
-            r"^(?:there (?:is|are)|this is|these are|here is)\s+", "", text.strip(), flags=re.IGNORECASE
+        """A text with its things, or None: it names none that is known, or has signs that prompts don't have."""
+        text = _BEGINNING.sub("", rules.without_instruction(text.strip())).translate(_QUOTES)
+        camera = _CAMERA.search(text)
+        text = _CAMERA.sub(" ", text).strip(" .!,")
+        if not text or re.search(r"[^\w\s,.;:!?'’\"()°%-]", text) or text.count('"') % 2:
+            return None
+        text = text.replace("(", "").replace(")", "")
+        medium = _MEDIUM.search(text)
+        if medium is not None:
+            text = text[: medium.start()]
+        words = text.split()
+        if len(words) > 3 and sum(word[0].isupper() for word in words) > 0.6 * len(words):
+            text = text.lower()
+        parsed = parse(self._uncapitalized(text), self._lexicon)
+        if not parsed.nouns or len(parsed.lead) > _LONGEST_LEAD or "?" in parsed.tokens:
+            return None
+        return replace(
+            parsed,
+            medium=medium.group(1).strip() if medium else "",
+            camera=_sentence(camera.group("does").strip(" .,")) if camera else "",
         )
-        text = text.rstrip(" .!")
-        if not text or re.search(r"[^\w\s,'’-]", text):
-            return None
-        parsed = parse(_uncapitalized(text), self._lexicon)
-        if (
-            not parsed.nouns
-            or parsed.nouns[0].start > 0
-            or all(noun.kind == UNKNOWN for noun in parsed.nouns)
-        ):
-            return None
-        return parsed
+
+    def _uncapitalized(self, text: str) -> str:
+        """Without the capital of a sentence; names keep theirs."""
+        first, _, rest = text.partition(" ")
+        follows = rest[:1].isupper() and not is_common(rest.split()[0].strip(",.;:"), self._lexicon)
+        common = is_common(first.strip(",.;:"), self._lexicon) and not follows
+        return f"{first.lower()} {rest}".strip() if first[:1].isupper() and common else text
 
     def prompt(
         self, parsed: Parsed, words: int, modality: str, rng: random.Random, style: str | None, layout: str
@@ -118,7 +164,7 @@ class Writer:
 
         `layout`: what a template is, such as a poster; the other modalities don't use it.
         """
-        scene = new_scene(parsed, rng)
+        scene = new_scene(parsed.cut(words), rng)
         scene.slots["kind"] = layout
         said = [_opening(scene, modality)]
         if style is not None and (words < 30 or rng.random() < 0.5):
@@ -154,49 +200,91 @@ class Writer:
         return None if tuple(tokens) == parsed.tokens else self.parse(" ".join(tokens))
 
 
-def _uncapitalized(text: str) -> str:
-    """Without the capital of a sentence; names keep theirs."""
-    first, _, rest = text.partition(" ")
-    return f"{first.lower()} {rest}".strip() if first[:1].isupper() and not first[1:2].isupper() else text
-
-
 def _opening(scene: Scene, modality: str) -> str:
     text, form = _richer(scene)
     openings = scenes()["openings"]
     scene.slots["text"] = text
-    several = scene.parsed.nouns[0].plural or _following(scene.parsed) == "and"
-    if modality == "template":
-        return (
-            scene.say(scene.rng.choice(scenes()["layout"]["opening"]))
-            if form == "phrase"
-            else scene.say("{text}.")
-        )
-    frames = openings[form] if form == "sentence" or scene.rng.random() < 0.75 else openings["clause"]
-    return scene.say(scene.rng.choice(frames), several=several)
+    rng, parsed = scene.rng, scene.parsed
+    several = parsed.nouns[0].plural or _following(parsed) == "and"
+    if parsed.sentences > 1:
+        said = scene.say(rng.choice(openings["story"]))
+    elif form == "lead":
+        said = scene.say(rng.choice(openings["lead"]))
+    elif modality == "template":
+        said = scene.say(rng.choice(scenes()["layout"]["opening"]) if form == "phrase" else "{text}.")
+    else:
+        frames = openings[form] if form == "sentence" or rng.random() < 0.75 else openings["clause"]
+        said = scene.say(rng.choice(frames), several=several)
+    if parsed.medium:
+        said = said.rstrip(".") + f", {parsed.medium}."
+    return said
 
 
 def _richer(scene: Scene) -> tuple[str, str]:
-    """The text with adjectives and a clause put in; and whether it is a phrase or a sentence."""
+    """The text with articles, adjectives and a clause put in; and whether it is a phrase, a sentence, or has a lead."""
     parsed, rng = scene.parsed, scene.rng
-    subject = parsed.nouns[0]
-    insert, sentence = _behind_subject(scene)
-    following = _following(parsed)
-    countable = subject.kind not in _UNCOUNTED and following != "and"
-    article = "a " if countable and not subject.plural and subject.modifiers == subject.start else ""
+    view = bool(parsed.lead) and _VIEW.search(" ".join(parsed.lead)) is not None
+    insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, _is_sentence(parsed))
     taken = {token.lower() for token in parsed.tokens}
-    for noun in parsed.nouns:
-        share = _ADJECTIVE_SHARE if noun.kind != UNKNOWN else _ADJECTIVE_SHARE_UNKNOWN
-        if rng.random() < share and (adjective := _adjective(noun, parsed, taken, rng)):
-            taken.add(adjective)
-            insert[noun.modifiers] = adjective
-    parts = [
+    for number, noun in enumerate(parsed.nouns):
+        article = _missing_article(parsed, number)
+        share = _adjective_share(noun, article)
+        adjective = ""
+        if rng.random() < share and (drawn := _adjective(noun, parsed, taken, rng)):
+            taken.add(drawn)
+            adjective = drawn
+        if article or adjective:
+            insert[noun.modifiers] = f"{article} {adjective}".strip()
+    words = [
         part
         for index, token in enumerate([*parsed.tokens, ""])
         for part in (insert.get(index, ""), token)
         if part
     ]
-    text = re.sub(r"\s+([,.;:])", r"\1", article + " ".join(parts))
-    return re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip(" ,"), "sentence" if sentence else "phrase"
+    starts = {0, *(index + 1 for index, word in enumerate(words) if word in ENDS)} - {0}
+    words = [word[:1].upper() + word[1:] if index in starts else word for index, word in enumerate(words)]
+    text = re.sub(r"\s+([,.;:!])", r"\1", " ".join(words))
+    text = re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip()
+    if (
+        view
+        and parsed.lead[0].lower() not in ("a", "an", "the")
+        and parsed.lead[-2].lower() not in _UNCOUNTED_VIEWS
+    ):
+        text = f"a {text}"
+    return text, "sentence" if sentence else "phrase" if view or not parsed.lead else "lead"
+
+
+_VIEW = re.compile(
+    r"\b(?:close[- ]?ups?|view|shot|photo|photograph|picture|image|video|footage|portrait|painting|drawing|"
+    r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation|statue|sculpture|logo|"
+    r"model) of$",
+    re.IGNORECASE,
+)
+_UNCOUNTED_VIEWS = ("footage", "scenery", "animation")
+
+
+def _missing_article(parsed: Parsed, number: int) -> str:
+    """The article that a noun lacks, as in a headline; nothing where it may stand without one."""
+    noun = parsed.nouns[number]
+    if noun.plural or noun.name or noun.start != noun.modifiers or noun.kind == UNKNOWN:
+        return ""
+    word = parsed.noun(noun).lower()
+    if number == 0 and not parsed.lead:
+        counted = noun.kind not in _UNCOUNTED or word in COUNTED
+        return "a" if counted and _following(parsed) != "and" else ""
+    before = parsed.tokens[noun.start - 1].lower()
+    counted = (noun.kind in _COUNTED or word in COUNTED) and (noun.kind, before) != ("food", "of")
+    return "a" if counted and (before in BEFORE_ARTICLE or before.endswith("ing")) else ""
+
+
+def _adjective_share(noun: Noun, article: str) -> float:
+    """How often a noun gets an adjective: less where it has one, never where none would read well."""
+    if noun.name or noun.kind == UNKNOWN:
+        return 0.0
+    bare = not article and noun.modifiers == noun.start and not noun.plural
+    if bare:
+        return 0.3 if noun.kind in ("nature", "water", "snow", "sky") else 0.0
+    return _ADJECTIVE_SHARE if noun.modifiers >= noun.head else _ADJECTIVE_SHARE_SECOND
 
 
 def _following(parsed: Parsed) -> str:
@@ -220,7 +308,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
         sentence = True
     if following not in ("of", "and", ",", "or") and not sentence and frames.clauses and rng.random() < 0.45:
         clause = scene.say(rng.choice(frames.clauses), subject)
-        insert[subject.end] = f", {clause[:1].lower()}{clause[1:]}" + (", " if following else "")
+        insert[subject.end] = f", {clause[:1].lower()}{clause[1:]},"
     return insert, sentence
 
 
@@ -275,7 +363,8 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     if modality == "video":
         frames = kinds()[subject.kind].motion
         moving = [scene.say(rng.choice(frames), subject)] if frames else []
-        found += [(4, text) for text in (*moving, scene.say(rng.choice(general["camera"])))]
+        camera = scene.parsed.camera or scene.say(rng.choice(general["camera"]))
+        found += [(4, text) for text in (*moving, camera)]
     found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
     rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
     rest += [(place, scene.say(rng.choice(general[name]), subject)) for place, name in _GENERAL]
@@ -288,14 +377,14 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     return [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
 
 
-_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_UNKNOWN = 0.85, 0.3
+_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, 0.4
 NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
 ANCHORED_SHARE = 0.8  # prompts that name all their things once more, if there is room
 _GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
 
 
 def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
-    names = list(dict.fromkeys(f"the {scene.parsed.words(noun)}" for noun in nouns))
+    names = list(dict.fromkeys(scene.the(noun, scene.parsed.words(noun)) for noun in nouns))
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -316,6 +405,10 @@ def _repeats(sentence: str, said: Sequence[str]) -> bool:
 def _spans(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"[\w'’-]+", text.lower())
     return {tuple(words[i : i + 4]) for i in range(len(words) - 3)}
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def style_names() -> Mapping[str, Sequence[str]]:
