@@ -294,8 +294,9 @@ class Engine:
         self._decoder.make_room(self._scheduler.crowded)
         self._prefill(begun)
         if self._rows:
+            rows = len(self._rows)
             self._decode()
-            self._speed.turned(self._clock() - begun)
+            self._speed.turned(rows, self._clock() - begun)
         if self._freed:
             self._release_rows()
         self._steps += 1

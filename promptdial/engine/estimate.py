@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
+TURN_WEIGHT = 0.02
 REQUEST_WEIGHT = 0.1
 BUCKET = 16  # tokens: pieces that fill as many of these take about as long
 OUTLIER = 3.0  # times the mean is the most that a measurement counts: one stall says little about the next
@@ -63,9 +64,10 @@ class Speed:
         bucket = _bucket(tokens)
         self._pieces[bucket] = _mean(self._pieces[bucket], seconds)
 
-    def turned(self, seconds: float) -> None:
-        """Learn from a turn of the loop."""
-        self.turn_s = _mean(self.turn_s, seconds)
+    def turned(self, rows: int, seconds: float) -> None:
+        """Learn from a turn of the loop, slowly: those at the beginning of a burst read many prompts, and are few."""
+        mean = self.turn_s or self.step_s(rows)
+        self.turn_s = mean + TURN_WEIGHT * (min(seconds, OUTLIER * mean) - mean)
 
     def ended(self, tokens: int, max_tokens: int) -> None:
         """Learn from a candidate of a request that said only its bound."""

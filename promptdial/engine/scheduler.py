@@ -34,6 +34,7 @@ STALE_S = 1.0
 OVERDUE = 0.1  # what is left, as a share of the expected length, of a candidate that has passed it
 FIRST = 0.8  # the first of several uncertain ends comes about that much sooner than the soonest expected one
 ATTEMPTS = 6  # at finding out when to come back
+PROMISED = 0.92  # the share of its time that a request is predicted to take when it comes again, at most
 SOON_S = 0.05  # when to come back at the earliest, where it is another's turn
 MISSES = 0.05  # the share of requests admitted while others were there that may miss their deadline
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
@@ -216,13 +217,14 @@ class Scheduler:
         doubt = DOUBT if admitted or now - self._last_end < STALE_S else TRIAL
         told = self._promises.find(generation, now)
         # Who comes when it was told is taken if its deadline can be met at all: caution has been paid for by waiting.
-        share = 1.0 if told is not None and now >= told.start else self._share
+        due = told is not None and now >= told.start
         first = None  # whose turn it is, if not this one's
         if excess <= 0:
             if available_s == math.inf:
                 return
-            needed_s = self._needed_s(generation, now)
-            if needed_s <= available_s * (share if admitted else doubt):
+            needed_s = self._needed_s(generation, now, busy=bool(self._waiting) and not due)
+            share = doubt if not admitted else 1.0 if due else self._share
+            if needed_s <= available_s * share:
                 if admitted:
                     first = self._broken_by(generation, now)
                 if first is None:
@@ -242,7 +244,9 @@ class Scheduler:
             if first is not None:
                 retry_after_s = max(SOON_S, first.at - now)
             elif available_s < math.inf:
-                retry_after_s = self._in_time_s(generation, now, retry_after_s, available_s * self._share)
+                retry_after_s = self._in_time_s(
+                    generation, now, retry_after_s, available_s * min(self._share, PROMISED)
+                )
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
             raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
@@ -273,14 +277,17 @@ class Scheduler:
         over = [min(end, _deadline(each) - now) for each, end in zip(order, finish, strict=True)]
         return FIRST * sorted(over)[excess - 1]
 
-    def _needed_s(self, generation: Generation, now: float, delay_s: float = 0.0) -> float:
-        """Seconds from a submission in ``delay_s`` to the request's end, if nothing else came until then."""
+    def _needed_s(self, generation: Generation, now: float, delay_s: float = 0.0, *, busy: bool) -> float:
+        """Seconds from a submission in ``delay_s`` to the request's end, if nothing else came until then.
+
+        ``busy``: as in ``Forecast.finish_s``, from then on.
+        """
         before = len(self.running)
         due = self._due(generation, now) + delay_s
         place = before + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
         works = [self._work(each) for each in self._order()]
         works.insert(place, self._work(generation, delay_s))
-        return self._forecast().finish_s(works, busy=bool(self._waiting))[place] - delay_s
+        return self._forecast().finish_s(works, busy=busy)[place] - delay_s
 
     def _in_time_s(self, generation: Generation, now: float, start_s: float, available_s: float) -> float:
         """Seconds until the request would meet its deadline, if it came again then with as much time.
@@ -292,7 +299,7 @@ class Scheduler:
         idle_s = max(self._forecast().finish_s(others, busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
-            late_s = self._needed_s(generation, now, retry_after_s) - available_s
+            late_s = self._needed_s(generation, now, retry_after_s, busy=bool(self._waiting)) - available_s
             if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
             retry_after_s = min(retry_after_s + late_s, idle_s)
