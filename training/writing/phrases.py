@@ -72,8 +72,8 @@ class Noun:
 class Parsed:
     """A text's tokens, and its noun phrases in their order.
 
-    lead: tokens before its first noun phrase, as in "close up of a lemur". medium: how it is to be shown, as in "oil
-    painting", which stood behind the last comma. camera: a sentence on what the camera does.
+    medium: how it is to be shown, as in "oil painting", which stood behind the last comma. camera: a sentence on what
+    the camera does.
     """
 
     tokens: tuple[str, ...]
@@ -83,6 +83,7 @@ class Parsed:
 
     @property
     def lead(self) -> tuple[str, ...]:
+        """What stands before the first noun phrase, as in "close up of a lemur"."""
         return self.tokens[: self.nouns[0].start] if self.nouns else self.tokens
 
     @property
@@ -203,16 +204,27 @@ def _noun_at(
         and tags[last].startswith("NN")
     ):
         head, length, kind, plural = last, 1, UNKNOWN, False  # "a storm trooper"
-    start = at
-    while start > free and start > at - 3 and _is_adjective(tokens, start - 1, free):
-        start -= 1
-    modifiers = start
-    if start > free and _is_article(tokens[start - 1]):
-        start -= 1
-        plural = plural or tokens[start].lower() in _NUMBERS
-    elif start >= free + 3 and tokens[start - 1] == "of" and tokens[start - 2] in _GROUPS:
+    start, modifiers, several = _beginning(tokens, at, free)
+    if (
+        start == modifiers
+        and start >= free + 3
+        and tokens[start - 1] == "of"
+        and tokens[start - 2] in _GROUPS
+    ):
         start -= 3 if _is_article(tokens[start - 3]) else 2
-    return Noun(start, modifiers, head, head + length, kind, plural)
+    return Noun(start, modifiers, head, head + length, kind, plural or several)
+
+
+def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, bool]:
+    """Where the phrase of a noun begins, and where the words between its article and it do; whether a number says that
+    it is several.
+    """
+    modifiers = at
+    while modifiers > free and modifiers > at - 3 and _is_adjective(tokens, modifiers - 1, free):
+        modifiers -= 1
+    if modifiers > free and _is_article(tokens[modifiers - 1]):
+        return modifiers - 1, modifiers, tokens[modifiers - 1].lower() in _NUMBERS
+    return modifiers, modifiers, False
 
 
 def _unknown_at(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> Noun | None:
@@ -288,15 +300,8 @@ def _tagged_at(
         end += 1
     if end < len(tokens) and lexicon.find(tokens, end) is not None:
         return None  # "soup dish": what is listed takes it
-    start = at
-    while start > free and start > at - 3 and _is_adjective(tokens, start - 1, free):
-        start -= 1
-    modifiers = start
-    plural = tags[end - 1] == "NNS"
-    if start > free and _is_article(tokens[start - 1]):
-        start -= 1
-        plural = plural or tokens[start].lower() in _NUMBERS
-    return Noun(start, modifiers, end - 1, end, UNKNOWN, plural)
+    start, modifiers, several = _beginning(tokens, at, free)
+    return Noun(start, modifiers, end - 1, end, UNKNOWN, several or tags[end - 1] == "NNS")
 
 
 def _may_be_noun(word: str) -> bool:

@@ -1,0 +1,187 @@
+"""The first sentence of a prompt: what the text says, in richer words."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from training.writing.frames import kinds, scenes
+from training.writing.phrases import (
+    BEFORE_ARTICLE,
+    COUNTED,
+    ENDS,
+    NO_VERBS,
+    STANDING,
+    UNKNOWN,
+    VERBS,
+    Noun,
+    Parsed,
+    opposites,
+)
+from training.writing.scene import Scene
+
+_VERB = re.compile(r"^(is|are|was|were|has|have|drove|flew|sat|stood|ran|ate|lay|[a-z]{3,}(?<![su])s)$")
+_UNCOUNTED = (
+    "food",
+    "drink",
+    "snow",
+    "water",
+    "nature",
+    "sky",
+    "plant",
+    "city",
+    "room",
+    "text",
+    "object",
+    "tool",
+)
+_OPPOSITES = opposites()
+_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, 0.4
+# Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
+_COUNTED_KINDS = (
+    "man", "woman", "boy", "girl", "person", "animal", "reptile", "bird", "insect", "creature", "robot", "vehicle",
+    "train", "boat", "aircraft", "building", "room", "device", "instrument", "container", "toy", "flower",
+)  # fmt: skip
+
+
+def opening(scene: Scene, modality: str) -> str:
+    text, form = _richer(scene)
+    openings = scenes()["openings"]
+    scene.slots["text"] = text
+    rng, parsed = scene.rng, scene.parsed
+    several = parsed.nouns[0].plural or _following(parsed) == "and"
+    if parsed.sentences > 1:
+        said = scene.say(rng.choice(openings["story"]))
+    elif form == "lead":
+        said = scene.say(rng.choice(openings["lead"]))
+    elif modality == "template":
+        said = scene.say(rng.choice(scenes()["layout"]["opening"]) if form == "phrase" else "{text}.")
+    else:
+        frames = openings[form] if form == "sentence" or rng.random() < 0.75 else openings["clause"]
+        said = scene.say(rng.choice(frames), several=several)
+    if parsed.medium:
+        said = said.rstrip(".") + f", {parsed.medium}."
+    return said
+
+
+def _richer(scene: Scene) -> tuple[str, str]:
+    """The text with articles, adjectives and a clause put in; and whether it is a phrase, a sentence, or has a lead."""
+    parsed, rng = scene.parsed, scene.rng
+    view = bool(parsed.lead) and _VIEW.search(" ".join(parsed.lead)) is not None
+    insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, _is_sentence(parsed))
+    taken = {token.lower() for token in parsed.tokens}
+    for number, noun in enumerate(parsed.nouns):
+        article = _missing_article(parsed, number)
+        share = _adjective_share(noun, article)
+        adjective = ""
+        if rng.random() < share and (drawn := _adjective(noun, parsed, taken, rng)):
+            taken.add(drawn)
+            adjective = drawn
+        if article or adjective:
+            insert[noun.modifiers] = f"{article} {adjective}".strip()
+    words = [
+        part
+        for index, token in enumerate([*parsed.tokens, ""])
+        for part in (insert.get(index, ""), token)
+        if part
+    ]
+    starts = {index + 1 for index, word in enumerate(words) if word in ENDS}
+    words = [word[:1].upper() + word[1:] if index in starts else word for index, word in enumerate(words)]
+    text = re.sub(r"\s+([,.;:!])", r"\1", " ".join(words))
+    text = re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip()
+    if (
+        view
+        and parsed.lead[0].lower() not in ("a", "an", "the")
+        and parsed.lead[-2].lower() not in _UNCOUNTED_VIEWS
+    ):
+        text = f"a {text}"
+    return text, "sentence" if sentence else "phrase" if view or not parsed.lead else "lead"
+
+
+_VIEW = re.compile(
+    r"\b(?:close[- ]?ups?|view|shot|photo|photograph|picture|image|video|footage|portrait|painting|drawing|"
+    r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation|statue|sculpture|logo|"
+    r"model) of$",
+    re.IGNORECASE,
+)
+_UNCOUNTED_VIEWS = ("footage", "scenery", "animation")
+
+
+def _missing_article(parsed: Parsed, number: int) -> str:
+    """The article that a noun lacks, as in a headline; nothing where it may stand without one."""
+    noun = parsed.nouns[number]
+    if noun.plural or noun.name or noun.start != noun.modifiers or noun.kind == UNKNOWN:
+        return ""
+    word = parsed.noun(noun).lower()
+    if number == 0 and not parsed.lead:
+        counted = noun.kind not in _UNCOUNTED or word in COUNTED
+        return "a" if counted and _following(parsed) != "and" else ""
+    before = parsed.tokens[noun.start - 1].lower()
+    counted = (noun.kind in _COUNTED_KINDS or word in COUNTED) and (noun.kind, before) != ("food", "of")
+    return "a" if counted and (before in BEFORE_ARTICLE or before.endswith("ing")) else ""
+
+
+def _adjective_share(noun: Noun, article: str) -> float:
+    """How often a noun gets an adjective: less where it has one, never where none would read well."""
+    if noun.name or noun.kind == UNKNOWN:
+        return 0.0
+    bare = not article and noun.modifiers == noun.start and not noun.plural
+    if bare:
+        return 0.3 if noun.kind in ("nature", "water", "snow", "sky") else 0.0
+    return _ADJECTIVE_SHARE if noun.modifiers >= noun.head else _ADJECTIVE_SHARE_SECOND
+
+
+def _following(parsed: Parsed) -> str:
+    """The word behind the subject, if there is one."""
+    end = parsed.nouns[0].end
+    return parsed.tokens[end].lower() if end < len(parsed.tokens) else ""
+
+
+def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
+    """What to put behind the subject, by token (a missing verb, a clause); whether a sentence comes of it."""
+    parsed, rng = scene.parsed, scene.rng
+    subject, following = parsed.nouns[0], _following(parsed)
+    frames = kinds()[subject.kind]
+    insert: dict[int, str] = {}
+    sentence = _is_sentence(parsed)
+    if following.endswith("ing") and rng.random() < 0.5:
+        insert[subject.end] = "are" if subject.plural else "is"
+        sentence = True
+    elif following in STANDING and frames.stand and rng.random() < 0.5:
+        insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
+        sentence = True
+    if following not in ("of", "and", ",", "or") and not sentence and frames.clauses and rng.random() < 0.45:
+        clause = scene.say(rng.choice(frames.clauses), subject)
+        insert[subject.end] = f", {clause[:1].lower()}{clause[1:]},"
+    return insert, sentence
+
+
+def _is_sentence(parsed: Parsed) -> bool:
+    """Whether a text has a finite verb, outside of relative clauses, behind its first noun phrase."""
+    subject = parsed.nouns[0]
+    if subject.plural and subject.end < len(parsed.tokens) and parsed.tokens[subject.end].lower() in VERBS:
+        return True  # "two horses stand"
+    taken = {index for noun in parsed.nouns for index in range(noun.start, noun.end)}
+    for index in range(parsed.nouns[0].end, len(parsed.tokens)):
+        word = parsed.tokens[index].lower()
+        before = parsed.tokens[index - 1].lower()
+        if (
+            index not in taken
+            and word not in NO_VERBS
+            and _VERB.match(word)
+            and before not in ("that", "who", "which", "as")
+        ):
+            return True
+    return False
+
+
+def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) -> str | None:
+    """An adjective for a noun that contradicts none it has, and isn't in the text yet."""
+    own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
+    if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:
+        return None
+    if any(other.end == noun.start for other in parsed.nouns):  # "a snow covered slope"
+        return None
+    barred = set().union(*(group for group in _OPPOSITES if group & own))
+    free = [word for word in kinds()[noun.kind].adjectives if word not in taken and word not in barred]
+    return rng.choice(free) if free else None
