@@ -195,9 +195,15 @@ def with_articles(text: str) -> str:
 
 
 def _right_article(match: re.Match[str]) -> str:
-    word = match.group(2).lower()
-    vowel = word[0] in "aeiou" and not word.startswith(("uni", "use", "usu", "eu", "one", "uku"))
-    vowel = vowel or word.startswith(("hour", "honest", "heir", "honour"))
+    word = match.group(2)
+    if word[0].isupper() and (
+        word[1:2].isupper() or word[1:2].isdigit()
+    ):  # said letter by letter: "an F1 car"
+        vowel = word[0] in "AEFHILMNORSX"
+    else:
+        word = word.lower()
+        vowel = word[0] in "aeiou" and not word.startswith(("uni", "use", "usu", "uti", "eu", "one", "uku"))
+        vowel = vowel or word.startswith(("hour", "honest", "heir", "honour"))
     return f"{match.group(1)[0]}{'n' if vowel else ''} "
 
 

@@ -22,6 +22,7 @@ from training.writing.writer import Writer, style_names
 Row = Mapping[str, Any]
 
 LONGEST_INPUT = 130  # words of a text that is written about
+LONGEST_STORY = 90  # that is told whole
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.4, 50
 _MOST_OF_ONE = 20  # rows about one text
@@ -157,6 +158,8 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
     text = " ".join(parsed.tokens)
     style = rng.choice(sorted(style_names())) if task == "style" else None
     subject, length = parsed, _length(rng)
+    if parsed.sentences > 1 and task != "compress":  # a story is told whole, if it is not too long for that
+        length = max(length, min(word_count(row["text"]) + 8, LONGEST_STORY))
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
         subject = writer.altered(parsed, rng) or parsed
     what = rng.choice(_BRIEFED[modality])

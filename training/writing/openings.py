@@ -45,11 +45,12 @@ _COUNTED_KINDS = (
 
 
 def opening(scene: Scene, modality: str) -> str:
+    """What the text says, richer, as a sentence or a phrase with a full stop."""
     text, form = _richer(scene)
     openings = scenes()["openings"]
     scene.slots["text"] = text
     rng, parsed = scene.rng, scene.parsed
-    several = parsed.nouns[0].plural or _following(parsed) == "and"
+    several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and")
     if parsed.sentences > 1:
         said = scene.say(rng.choice(openings["story"]))
     elif form == "lead":
@@ -58,6 +59,8 @@ def opening(scene: Scene, modality: str) -> str:
         said = scene.say(rng.choice(scenes()["layout"]["opening"]) if form == "phrase" else "{text}.")
     else:
         frames = openings[form] if form == "sentence" or rng.random() < 0.75 else openings["clause"]
+        if scene.slots["light"] in text:
+            frames = [frame for frame in frames if "light}" not in frame.lower()]
         said = scene.say(rng.choice(frames), several=several)
     if parsed.medium:
         said = said.rstrip(".") + f", {parsed.medium}."
@@ -144,6 +147,8 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     frames = kinds()[subject.kind]
     insert: dict[int, str] = {}
     sentence = _is_sentence(parsed)
+    if sentence:
+        return insert, True
     if following.endswith("ing") and rng.random() < 0.5:
         insert[subject.end] = "are" if subject.plural else "is"
         sentence = True
@@ -178,6 +183,8 @@ def _is_sentence(parsed: Parsed) -> bool:
 def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) -> str | None:
     """An adjective for a noun that contradicts none it has, and isn't in the text yet."""
     own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
+    if own & {"another", "other", "each", "every", "one"}:
+        return None
     if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:
         return None
     if any(other.end == noun.start for other in parsed.nouns):  # "a snow covered slope"

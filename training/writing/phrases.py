@@ -191,6 +191,11 @@ def _noun_at(
     if match is None:
         return None
     head, (length, kind, plural) = at, match
+    behind = tokens[at + length] if at + length < len(tokens) else ""
+    if behind.endswith(("'s", "’s")):
+        return None  # "a train conductor's hat"
+    if tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
+        return None  # "they start painting"
     single = at > free and tokens[at - 1].lower() in ("a", "an")
     while (following := lexicon.find(tokens, head + length)) is not None:
         if single and following[2]:  # "a ball rolls"

@@ -54,7 +54,7 @@ def new_scene(parsed: Parsed, rng: random.Random) -> Scene:
     ]
     light = rng.choice(fitting or ["day", "day", "golden", "overcast"])
     colors = rng.sample(everything["colors"]["words"].split("|"), 2)
-    moods = rng.sample(everything["moods"]["words"].split(), 2)
+    moods = rng.sample(rng.choice(everything["moods"]["groups"]).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
     slots["light"] = rng.choice(everything["light"][light]["names"])
     return Scene(parsed, rng, light, slots)

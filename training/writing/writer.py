@@ -18,6 +18,7 @@ from training.writing.frames import kinds, scenes
 from training.writing.openings import opening
 from training.writing.phrases import (
     PLACES,
+    UNKNOWN,
     Lexicon,
     Noun,
     Parsed,
@@ -76,7 +77,7 @@ class Writer:
     def _uncapitalized(self, text: str) -> str:
         """Without the capital of a sentence; names keep theirs."""
         first, _, rest = text.partition(" ")
-        follows = rest[:1].isupper() and not is_common(rest.split()[0].strip(",.;:"), self._lexicon)
+        follows = rest[:1].isupper() and first.lower() not in rules.STOPWORDS
         common = is_common(first.strip(",.;:"), self._lexicon) and not follows
         return f"{first.lower()} {rest}".strip() if first[:1].isupper() and common else text
 
@@ -96,16 +97,21 @@ class Writer:
             )
         left = words - word_count(said[0])
         sentences = _candidates(scene, modality, style)
+        told = _subjects(said[0])
         chosen: list[tuple[int, str]] = []
         for place, sentence in sentences:
-            count = word_count(sentence)
+            count, about = word_count(sentence), _subjects(sentence)
             if (
                 count <= left + 4
                 and left > 4
+                and (place == ASKED_FOR or not about & told)
                 and not _repeats(sentence, (*said, *(text for _, text in chosen)))
             ):
                 chosen.append((place, sentence))
+                told |= about
                 left -= count
+        if modality == "video":
+            chosen = [(place, _of_clip(sentence)) for place, sentence in chosen]
         return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
 
     def altered(self, parsed: Parsed, rng: random.Random) -> Parsed | None:
@@ -119,7 +125,7 @@ class Writer:
             others = [word for word in self._lexicon.nouns(noun.kind) if word != parsed.noun(noun)]
             if noun.plural or not others:
                 continue
-            tokens[noun.modifiers : noun.end] = [rng.choice(others)]
+            tokens[noun.modifiers : noun.end] = [re.sub(r"(?<=\w\w)-", " ", rng.choice(others))]
         return None if tuple(tokens) == parsed.tokens else self.parse(" ".join(tokens))
 
 
@@ -129,12 +135,13 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     general = everything["scene"]
     found: list[tuple[int, str]] = []
     if style is not None:
-        found += [(5, scene.say(frame)) for frame in rng.sample(everything["styles"][style], 2)]
+        found += [(ASKED_FOR, scene.say(frame)) for frame in rng.sample(everything["styles"][style], 2)]
     if modality == "template":
         layout = rng.sample(everything["layout"]["details"], 4)
         found += [(6 + i, scene.say(frame)) for i, frame in enumerate(layout[:3])]
-    things = [noun for noun in scene.parsed.nouns if noun.kind not in PLACES] or list(scene.parsed.nouns[:1])
-    places = [noun for noun in scene.parsed.nouns if noun.kind in PLACES and noun not in things]
+    nouns = _described(scene.parsed)
+    things = [noun for noun in nouns if noun.kind not in PLACES] or nouns[:1]
+    places = [noun for noun in nouns if noun.kind in PLACES and noun not in things]
     subject = things[0]
     first = _about(scene, subject, 3, NAMED_SHARE)
     others = [_about(scene, noun, 2) for noun in things[1:]] + [_about(scene, noun, 2) for noun in places]
@@ -143,23 +150,70 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     if modality == "video":
         frames = kinds()[subject.kind].motion
         moving = [scene.say(rng.choice(frames), subject)] if frames else []
-        camera = scene.parsed.camera or scene.say(rng.choice(general["camera"]))
-        found += [(4, text) for text in (*moving, camera)]
-    found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
+        found += [(4, text) for text in moving]
+        camera = scene.parsed.camera
+        found.append((ASKED_FOR, camera) if camera else (4, scene.say(rng.choice(general["camera"]))))
+    shown = style or scene.parsed.medium  # and then not as a camera would
+    if not shown:
+        found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
     rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
-    rest += [(place, scene.say(rng.choice(general[name]), subject)) for place, name in _GENERAL]
+    rest += [
+        (place, scene.say(rng.choice(general[name]), subject))
+        for place, name in _GENERAL
+        if not (shown and name in _PHOTOGRAPHIC)
+    ]
     rng.shuffle(rest)
     if rng.random() < ANCHORED_SHARE:
         scene.slots["things"] = _listed(scene, things[:3])
         rest.insert(0, (8, scene.say(rng.choice(general["anchor"]))))
     # The order of what is wanted first differs, or short prompts would all say the same kind of thing.
     cut = rng.randint(0, 2)
-    return [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
+    wanted = [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
+    return sorted(wanted, key=lambda each: each[0] != ASKED_FOR)
 
 
 NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
-ANCHORED_SHARE = 0.8  # prompts that name all their things once more, if there is room
+ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
+ASKED_FOR = 5  # the place of sentences that an input asks for by name
+_PHOTOGRAPHIC = ("texture", "quality")
 _GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
+
+
+# What a text says once: two sentences about it, drawn apart, would contradict each other.
+_ONCE = {
+    "light": r"\b(daylight|sunlight|sun|lamp\w*|moonlight|overcast|midday|glow\w*|brightness|backlight|light)\b",
+    "viewpoint": r"\b((seen|viewed|looks?|shown) from|eye level|low.angle|from (above|below)|viewpoint|"
+    r"viewer looks|look up|close range|table height|perspective|wide angle)\b",
+    "framing": r"\b(fills?|fill most|frames?|framed|framing|cropp\w+|centre stage|of centre|off centre|empty space|"
+    r"(space|room|air) (around|on)|composition|arrangement|margin|placed (low|high))\b",
+    "background": r"\b(background|backdrop|behind|foreground)\b",
+    "camera": r"\b(camera|shot|lens|handheld|tracking|tripod|slow motion|real time|focus (shifts|moves)|parallax|"
+    r"the view|viewpoint|clip|take|a cut)\b",
+    "mood": r"\b(mood|atmosphere|feels?|feeling|air of|makes? this|something \w+ about)\b",
+    "colours": r"\b(palette|hues|tones|shades|colours)\b",
+}
+_ONCE_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _ONCE.items()}
+
+
+def _subjects(sentence: str) -> set[str]:
+    """What of that which is said once a sentence says."""
+    return {name for name, pattern in _ONCE_PATTERNS.items() if pattern.search(sentence)}
+
+
+def _of_clip(sentence: str) -> str:
+    """A sentence about a picture, about a video."""
+    return re.sub(r"\b(picture|image|photograph)\b", "scene", sentence).replace("photographed", "filmed")
+
+
+def _described(parsed: Parsed) -> list[Noun]:
+    """The nouns that more is said about: the first one, and others that are listed or names, each thing once."""
+    heads = [parsed.noun(noun).lower() for noun in parsed.nouns]
+    found = [
+        noun
+        for noun, head in zip(parsed.nouns, heads, strict=True)
+        if heads.count(head) == 1 and (noun.kind != UNKNOWN or noun.name)
+    ]
+    return found or [parsed.nouns[0]]
 
 
 def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
