@@ -52,7 +52,7 @@ def opening(scene: Scene, modality: str) -> str:
     rng, parsed = scene.rng, scene.parsed
     several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and")
     if parsed.sentences > 1:
-        said = scene.say(rng.choice(openings["story"]))
+        said = scene.say(rng.choice(openings["story"]) if form == "sentence" else "{text}.")
     elif form == "lead":
         said = scene.say(rng.choice(openings["lead"]))
     elif modality == "template":
@@ -183,8 +183,10 @@ def _is_sentence(parsed: Parsed) -> bool:
 def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) -> str | None:
     """An adjective for a noun that contradicts none it has, and isn't in the text yet."""
     own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
-    if own & {"another", "other", "each", "every", "one"}:
+    if own & {"another", "other", "each", "every", "one", "countless", "many", "several", "numerous"}:
         return None
+    if noun.start == noun.modifiers and noun.start > 0 and parsed.tokens[noun.start - 1] == "and":
+        return None  # "a blue and cloudy sky"
     if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:
         return None
     if any(other.end == noun.start for other in parsed.nouns):  # "a snow covered slope"
