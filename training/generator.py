@@ -196,14 +196,12 @@ def with_articles(text: str) -> str:
 
 def _right_article(match: re.Match[str]) -> str:
     word = match.group(2)
-    if word[0].isupper() and (
-        word[1:2].isupper() or word[1:2].isdigit()
-    ):  # said letter by letter: "an F1 car"
+    if word.isupper() and len(word) <= 3:  # said letter by letter: "an F1 car"
         vowel = word[0] in "AEFHILMNORSX"
     else:
         word = word.lower()
         vowel = word[0] in "aeiou" and not word.startswith(("uni", "use", "usu", "uti", "eu", "one", "uku"))
-        vowel = vowel or word.startswith(("hour", "honest", "heir", "honour"))
+        vowel = vowel or word.startswith(("hour", "honest", "heir", "honour", "8", "11", "18"))
     return f"{match.group(1)[0]}{'n' if vowel else ''} "
 
 

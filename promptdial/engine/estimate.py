@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
-TURN_WEIGHT = 0.02
+TURN_WEIGHT = 0.02  # the same of turns
 REQUEST_WEIGHT = 0.1
 BUCKET = 16  # tokens: pieces that fill as many of these take about as long
 OUTLIER = 3.0  # times the mean is the most that a measurement counts: one stall says little about the next
@@ -66,8 +66,7 @@ class Speed:
 
     def turned(self, rows: int, seconds: float) -> None:
         """Learn from a turn of the loop, slowly: those at the beginning of a burst read many prompts, and are few."""
-        mean = self.turn_s or self.step_s(rows)
-        self.turn_s = mean + TURN_WEIGHT * (min(seconds, OUTLIER * mean) - mean)
+        self.turn_s = _mean(self.turn_s or self.step_s(rows), seconds, TURN_WEIGHT)
 
     def ended(self, tokens: int, max_tokens: int) -> None:
         """Learn from a candidate of a request that said only its bound."""
@@ -79,10 +78,10 @@ def _bucket(tokens: int) -> int:
     return -(-tokens // BUCKET)
 
 
-def _mean(mean: float, seconds: float) -> float:
+def _mean(mean: float, seconds: float, weight: float = STEP_WEIGHT) -> float:
     if mean == 0.0:
         return seconds
-    return mean + STEP_WEIGHT * (min(seconds, OUTLIER * mean) - mean)
+    return mean + weight * (min(seconds, OUTLIER * mean) - mean)
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,7 @@ class Scheduler:
                     first = self._broken_by(generation, now)
                 if first is None:
                     self._promises.keep(generation)
-                    generation.in_company = bool(admitted)
+                    generation.in_company = bool(admitted) and not due
                     return
         alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:

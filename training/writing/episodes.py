@@ -1,4 +1,5 @@
-"""Written rows for `prepare`: captions, short prompts and composed phrases, with prompts about them in every length.
+"""Written rows for `prepare`: captions, short prompts, the beginnings of long texts and composed phrases, with prompts
+about them in every length.
 
 A share of the prompts is about something else, in part or as a whole, so that low and middling relevance can be asked
 for in the same language as high.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from promptdial.command import word_count
@@ -59,13 +61,15 @@ _LAST_NAMES = (
     "Stormrider", "Nightingale", "Ravenscroft", "Ironwood", "Starling",
 )  # fmt: skip
 _LANDMARKS = (
-    "Mount Fuji", "the Eiffel Tower", "Machu Picchu", "the Golden Gate Bridge", "Stonehenge", "Venice", "New York City",
-    "the Taj Mahal", "Angkor Wat", "Mount Everest", "Lake Como", "Santorini", "the Grand Canyon", "Niagara Falls",
-    "Petra", "Kyoto", "Lisbon", "Marrakesh", "Buckingham Palace", "the Brandenburg Gate", "Reykjavik", "Istanbul",
-    "the Sahara", "Times Square", "Big Ben", "the Colosseum", "Cape Town", "Hong Kong", "the Amazon", "Edinburgh",
+    "near Mount Fuji", "in front of the Eiffel Tower", "at Machu Picchu", "near the Golden Gate Bridge",
+    "beside Stonehenge", "in Venice", "in New York City", "in front of the Taj Mahal", "at Angkor Wat",
+    "below Mount Everest", "on Lake Como", "in Santorini", "in the Grand Canyon", "at Niagara Falls", "in Petra",
+    "in Kyoto", "in Lisbon", "in Marrakesh", "near Buckingham Palace", "in front of the Brandenburg Gate",
+    "in Reykjavik", "in Istanbul", "in the Sahara", "in Times Square", "near Big Ben", "beside the Colosseum",
+    "in Cape Town", "in Hong Kong", "on the Amazon", "in Edinburgh",
 )  # fmt: skip
 _PLACES = (
-    "on mars", "on the moon", "in space", "in paris", "in tokyo", "in an ancient temple", "in a cathedral",
+    "on Mars", "on the Moon", "in space", "in Paris", "in Tokyo", "in an ancient temple", "in a cathedral",
     "at a market", "in a library", "under water", "in the desert", "at a train station", "in a forest at night",
     "on a rooftop at sunset", "in a cave", "in the rain", "on a bridge", "in a laboratory", "at a festival",
     "in front of a castle", "in a cyberpunk city", "on a wooden table", "in a quiet room", "in a green field",
@@ -147,7 +151,7 @@ def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random
         if draw < 0.5:
             text += " " + rng.choice(_PLACES)
         elif draw < 0.65:
-            text += f" {rng.choice(('in', 'near', 'in front of'))} {rng.choice(_LANDMARKS)}"
+            text += " " + rng.choice(_LANDMARKS)
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
 
 
@@ -155,8 +159,10 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
     task, modality = rng.choice(_TASKS), rng.choice(_MODALITIES)
     if task == "brief":
         modality = "template" if rng.random() < 0.7 else modality
-    text = " ".join(parsed.tokens)
     style = rng.choice(sorted(style_names())) if task == "style" else None
+    if style is not None:
+        parsed = replace(parsed, medium="")
+    text = rules.clean(" ".join(parsed.tokens)) + (f", {parsed.medium}" if parsed.medium else "")
     subject, length = parsed, _length(rng)
     if parsed.sentences > 1 and task != "compress":  # a story is told whole, if it is not too long for that
         length = max(length, min(word_count(row["text"]) + 8, LONGEST_STORY))

@@ -16,6 +16,7 @@ from training.writing.phrases import (
     VERBS,
     Noun,
     Parsed,
+    is_participle,
     opposites,
 )
 from training.writing.scene import Scene
@@ -30,7 +31,6 @@ _UNCOUNTED = (
     "sky",
     "plant",
     "city",
-    "room",
     "text",
     "object",
     "tool",
@@ -44,8 +44,11 @@ _COUNTED_KINDS = (
 )  # fmt: skip
 
 
-def opening(scene: Scene, modality: str) -> str:
-    """What the text says, richer, as a sentence or a phrase with a full stop."""
+def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
+    """What the text says, richer, as a sentence or a phrase with a full stop.
+
+    photographic: it may be spoken of as a camera would see it.
+    """
     text, form = _richer(scene)
     openings = scenes()["openings"]
     scene.slots["text"] = text
@@ -59,8 +62,12 @@ def opening(scene: Scene, modality: str) -> str:
         said = scene.say(rng.choice(scenes()["layout"]["opening"]) if form == "phrase" else "{text}.")
     else:
         frames = openings[form] if form == "sentence" or rng.random() < 0.75 else openings["clause"]
-        if scene.slots["light"] in text:
-            frames = [frame for frame in frames if "light}" not in frame.lower()]
+        barred = [
+            *(("light}",) if scene.slots["light"] in text or not photographic else ()),
+            *(() if photographic else ("photograph", "shot", "focus", "depth of field")),
+            *(("photograph", "picture", "image") if modality == "video" else ("handheld",)),
+        ]
+        frames = [frame for frame in frames if not any(word in frame.lower() for word in barred)]
         said = scene.say(rng.choice(frames), several=several)
     if parsed.medium:
         said = said.rstrip(".") + f", {parsed.medium}."
@@ -88,26 +95,23 @@ def _richer(scene: Scene) -> tuple[str, str]:
         for part in (insert.get(index, ""), token)
         if part
     ]
-    starts = {index + 1 for index, word in enumerate(words) if word in ENDS}
+    starts = {index + 1 for index, word in enumerate(words) if word in ENDS and word != ";"}
     words = [word[:1].upper() + word[1:] if index in starts else word for index, word in enumerate(words)]
     text = re.sub(r"\s+([,.;:!])", r"\1", " ".join(words))
     text = re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip()
-    if (
-        view
-        and parsed.lead[0].lower() not in ("a", "an", "the")
-        and parsed.lead[-2].lower() not in _UNCOUNTED_VIEWS
-    ):
+    lead = [token.lower() for token in parsed.lead]
+    if view and not _ARTICLES & set(lead) and lead[-2] not in _UNCOUNTED_VIEWS and not lead[-2].endswith("s"):
         text = f"a {text}"
     return text, "sentence" if sentence else "phrase" if view or not parsed.lead else "lead"
 
 
 _VIEW = re.compile(
     r"\b(?:close[- ]?ups?|view|shot|photo|photograph|picture|image|video|footage|portrait|painting|drawing|"
-    r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation|statue|sculpture|logo|"
-    r"model) of$",
+    r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation) of$",
     re.IGNORECASE,
 )
 _UNCOUNTED_VIEWS = ("footage", "scenery", "animation")
+_ARTICLES = {"a", "an", "the", "this", "that"}
 
 
 def _missing_article(parsed: Parsed, number: int) -> str:
@@ -115,13 +119,13 @@ def _missing_article(parsed: Parsed, number: int) -> str:
     noun = parsed.nouns[number]
     if noun.plural or noun.name or noun.start != noun.modifiers or noun.kind == UNKNOWN:
         return ""
-    word = parsed.noun(noun).lower()
+    word = parsed.tokens[noun.end - 1].lower()
     if number == 0 and not parsed.lead:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
         return "a" if counted and _following(parsed) != "and" else ""
     before = parsed.tokens[noun.start - 1].lower()
     counted = (noun.kind in _COUNTED_KINDS or word in COUNTED) and (noun.kind, before) != ("food", "of")
-    return "a" if counted and (before in BEFORE_ARTICLE or before.endswith("ing")) else ""
+    return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before)) else ""
 
 
 def _adjective_share(noun: Noun, article: str) -> float:
@@ -149,7 +153,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     sentence = _is_sentence(parsed)
     if sentence:
         return insert, True
-    if following.endswith("ing") and rng.random() < 0.5:
+    if is_participle(following) and rng.random() < 0.5:
         insert[subject.end] = "are" if subject.plural else "is"
         sentence = True
     elif following in STANDING and frames.stand and rng.random() < 0.5:

@@ -47,9 +47,10 @@ _NO_THINGS = _words("no_things")
 _ADVERBS = _words("no_nouns")
 _GROUPS = _words("groups")
 _PAIRS = _words("pairs")
+_NO_PARTICIPLES = _words("no_participles")
+_NO_NOUNS = _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
 NO_VERBS = _words("no_verbs")
 STANDING = _words("standing")
-_TITLES = _words("titles")
 COUNTED = _words("counted")
 BEFORE_ARTICLE = _words("before_article")
 ENDS = frozenset(".!?;")
@@ -127,9 +128,10 @@ class Lexicon:
                 if words and self.find(words, 0) is None and words[-1] not in _NO_THINGS:
                     self._kinds[words] = kind
 
-    def nouns(self, kind: str) -> list[str]:
-        """The nouns of a kind, one word each."""
-        return sorted(words[0] for words, own in self._kinds.items() if own == kind and len(words) == 1)
+    def singulars(self, kind: str) -> list[str]:
+        """The nouns of a kind, one word each, that name one thing."""
+        words = [words[0] for words, own in self._kinds.items() if own == kind and len(words) == 1]
+        return sorted(word for word in words if not (found := self.find((word,), 0)) or not found[2])
 
     def find(self, tokens: tuple[str, ...], at: int) -> tuple[int, str, bool] | None:
         """The longest noun that begins at a token: its length in tokens, its kind, whether it is plural."""
@@ -137,10 +139,13 @@ class Lexicon:
             words = tuple(token.lower() for token in tokens[at : at + length])
             if len(words) < length:
                 continue
-            for last, plural in _singulars(words[-1]):
-                kind = self._kinds.get((*words[:-1], last))
-                if kind is not None:
-                    return length, kind, plural or words[-1] in _PAIRS
+            known = [
+                (kind, plural)
+                for last, plural in _singulars(words[-1])
+                if (kind := self._kinds.get((*words[:-1], last))) is not None
+            ]
+            if known:  # of a plural that is listed itself the singular may be, too
+                return length, known[0][0], words[-1] in _PAIRS or any(plural for _, plural in known)
         return None
 
 
@@ -188,7 +193,7 @@ def _noun_at(
 ) -> Noun | None:
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
-    if match is None:
+    if match is None or at == free > 0:  # directly behind another: "a ball rolls"
         return None
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
@@ -196,10 +201,11 @@ def _noun_at(
         return None  # "a train conductor's hat"
     if tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
         return None  # "they start painting"
-    single = at > free and tokens[at - 1].lower() in ("a", "an")
+    start, modifiers, several = _beginning(tokens, at, free)
+    single = start < modifiers and tokens[start].lower() in ("a", "an")
     while (following := lexicon.find(tokens, head + length)) is not None:
-        if single and following[2]:  # "a ball rolls"
-            return Noun(at - 1, at, head, head + length, kind, plural)
+        if tags[head + length].startswith("VB") or (single and following[2]):  # "a ball rolls"
+            return Noun(start, modifiers, head, head + length, kind, plural or several)
         head, (length, kind, plural) = head + length, following
     last = head + length
     if (
@@ -209,7 +215,6 @@ def _noun_at(
         and tags[last].startswith("NN")
     ):
         head, length, kind, plural = last, 1, UNKNOWN, False  # "a storm trooper"
-    start, modifiers, several = _beginning(tokens, at, free)
     if (
         start == modifiers
         and start >= free + 3
@@ -258,13 +263,16 @@ def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> N
     while end < len(tokens) and tokens[end][:1].isupper() and tokens[end].lower() not in rules.STOPWORDS:
         end += 1
     words = tokens[at:end]
-    if at > 0 and tokens[at - 1] in ENDS and len(words) == 1 and is_common(words[0], lexicon):
-        return None  # the first word of a sentence
-    if not words or (len(words) == 1 and is_common(words[0], lexicon) and words[0].lower() not in _TITLES):
+    if not words or words[-1].endswith(("'s", "’s")) or (len(words) == 1 and is_common(words[0], lexicon)):
         return None
+    if end < len(tokens) and lexicon.find(tokens, end) is not None:
+        return None  # "a Japanese garden"
+    match = lexicon.find(tokens, at)
+    if match is not None and match[0] > len(words):
+        return None  # "a Christmas tree"
     match = lexicon.find(tokens, end - 1)
     kind = match[1] if match is not None and match[0] == 1 else UNKNOWN
-    if end < len(tokens) and kind == UNKNOWN and tokens[end].lower().endswith("ing"):
+    if end < len(tokens) and kind == UNKNOWN and is_participle(tokens[end]):
         kind = "person"
     article = at > free and _is_article(tokens[at - 1])
     return Noun(at - article, at, at, end, kind, False, name=not article)
@@ -273,7 +281,18 @@ def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> N
 def is_common(word: str, lexicon: Lexicon) -> bool:
     """Whether a word is listed, or one of English that is no name."""
     lower = word.lower()
-    return lexicon.find((lower,), 0) is not None or lower in rules.STOPWORDS or lower in english
+    return (
+        lexicon.find((lower,), 0) is not None
+        or lower in rules.STOPWORDS
+        or lower in english
+        or lower in _NO_THINGS
+    )
+
+
+def is_participle(word: str) -> bool:
+    """Whether a word is the -ing form of a verb, as far as its ending and a list of others tell."""
+    lower = word.lower()
+    return lower.endswith("ing") and lower not in _NO_PARTICIPLES
 
 
 def _tagged_at(
@@ -288,7 +307,7 @@ def _tagged_at(
             and len(word) > 2
             and word.isalpha()
             and not word.endswith("ing")
-            and word not in _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
+            and word not in _NO_NOUNS
             and _may_be_noun(word)
             and word not in lexicon.names
             and lexicon.find(tokens, index) is None
@@ -296,9 +315,9 @@ def _tagged_at(
 
     if (at == free and free > 0) or not is_noun(at):
         return None
-    if at > 0 and tags[at - 1][:2] in ("PR", "NN", "RB", "MD"):
+    if at > 0 and (tags[at - 1] == "PRP" or tags[at - 1][:2] in ("NN", "RB", "MD")):
         return None  # "as it burns"
-    if at + 1 < len(tokens) and tokens[at + 1] == "and" and _is_article(tokens[at - 1]) and at > 0:
+    if at > 0 and at + 1 < len(tokens) and tokens[at + 1] == "and" and _is_article(tokens[at - 1]):
         return None  # "a vivid and unique flame"
     end = at + 1
     while end < len(tokens) and is_noun(end):

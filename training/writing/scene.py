@@ -33,7 +33,8 @@ class Scene:
         text = re.sub(r",\s*(?=[,.;:])", "", text)  # behind a clause that ends what the text says
         return with_articles(text[:1].upper() + text[1:])
 
-    def the(self, noun: Noun, name: str) -> str:
+    @staticmethod
+    def the(noun: Noun, name: str) -> str:
         """A noun's name with its article; of one thing alone without."""
         return name if noun.name else f"the {name}"
 
@@ -41,19 +42,18 @@ class Scene:
         """The noun, at times with the adjectives it came with."""
         if noun.name:
             return self.parsed.words(noun)
-        name = self.parsed.words(noun) if self.rng.random() < 0.4 else self.parsed.noun(noun)
-        return name.lower() if name[:1].isupper() and noun.modifiers <= 1 else name
+        return self.parsed.words(noun) if self.rng.random() < 0.4 else self.parsed.noun(noun)
 
 
-def new_scene(parsed: Parsed, rng: random.Random) -> Scene:
-    """A scene with its light, colours and moods drawn; the light follows the words of the text."""
+def new_scene(parsed: Parsed, rng: random.Random, *, colored: bool = True) -> Scene:
+    """A scene with its light, colours (or greys) and moods drawn; the light follows the words of the text."""
     everything = scenes()
     words = {token.lower() for token in parsed.tokens}
     fitting = [
         name for name, light in everything["light"].items() if words & set(light.get("words", "").split())
     ]
     light = rng.choice(fitting or ["day", "day", "golden", "overcast"])
-    colors = rng.sample(everything["colors"]["words"].split("|"), 2)
+    colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
     moods = rng.sample(rng.choice(everything["moods"]["groups"]).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
     slots["light"] = rng.choice(everything["light"][light]["names"])

@@ -31,15 +31,16 @@ _BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is)\s+", r
 _QUOTES = str.maketrans({"“": '"', "”": '"'})
 # What the camera does, in a sentence or a part of one of its own.
 _CAMERA = re.compile(
-    r"(?:^|(?<=[.,]))\s*(?P<does>the camera [^.,]+|(?:camera )?(?:pan|tilt|zoom|dolly|truck)(?:s|ning|ing)? "
+    r"(?:^|(?<=[.,]))\s*(?P<does>the camera (?:pans|tilts|zooms|orbits|circles|rotates|pulls|pushes|stays|shakes)"
+    r"[^.,]*|(?:camera )?(?:pan|tilt|zoom|dolly|truck)(?:s|ning|ing)? "
     r"(?:left|right|up|down|in|out))(?:[.,]|$)",
     re.IGNORECASE,
 )
 # Behind the last comma, how a text is to be shown.
 _MEDIUM = re.compile(
-    r",\s+((?:in |an? )?(?:[\w'’-]+ ){0,3}(?:paintings?|art|anime|renders?|sketch|photo|photography|drawing|"
-    r"photograph|illustration|style|watercolou?r|cartoon|view|shot|close-?up|black and white|cinematic|cyberpunk|"
-    r"minimalist|comic))$",
+    r",\s+((?:in |an? )?(?:(?!\w*ing\b|of\b|with\b|the\b|an?\b|at\b|on\b)[\w'’-]+ ){0,3}"
+    r"(?:paintings?|art|anime|renders?|sketch|photo|photography|drawing|photograph|illustration|style|watercolou?r|"
+    r"cartoon|view|shot|close-?up|black and white|cinematic|cyberpunk|minimalist|comic))$",
     re.IGNORECASE,
 )
 _LONGEST_LEAD = 8  # tokens
@@ -58,7 +59,7 @@ class Writer:
         text = _CAMERA.sub(" ", text).strip(" .!,")
         if not text or re.search(r"[^\w\s,.;:!?'’\"()°%-]", text) or text.count('"') % 2:
             return None
-        text = text.replace("(", "").replace(")", "")
+        text = re.sub(r"\b(Mrs?|Ms|Dr|St)\.", r"\1", text.replace("(", "").replace(")", ""))
         medium = _MEDIUM.search(text)
         if medium is not None:
             text = text[: medium.start()]
@@ -88,19 +89,20 @@ class Writer:
 
         `layout`: what a template is, such as a poster; the other modalities don't use it.
         """
-        scene = new_scene(parsed.cut(words), rng)
+        shown = style or parsed.medium
+        scene = new_scene(parsed.cut(words), rng, colored=shown not in COLORLESS)
         scene.slots["kind"] = layout
-        said = [opening(scene, modality)]
+        said = [opening(scene, modality, photographic=not shown)]
         if style is not None and (words < 30 or rng.random() < 0.5):
             said[0] = said[0].rstrip(".") + rng.choice(
                 (f", {style}.", f", in {style} style.", f", {style} style.")
             )
         left = words - word_count(said[0])
         sentences = _candidates(scene, modality, style)
-        told = _subjects(said[0])
+        told = _topics(said[0])
         chosen: list[tuple[int, str]] = []
         for place, sentence in sentences:
-            count, about = word_count(sentence), _subjects(sentence)
+            count, about = word_count(sentence), _topics(sentence)
             if (
                 count <= left + 4
                 and left > 4
@@ -122,7 +124,7 @@ class Writer:
         changed = parsed.nouns if rng.random() < 0.5 else parsed.nouns[:1]
         tokens = list(parsed.tokens)
         for noun in reversed(changed):
-            others = [word for word in self._lexicon.nouns(noun.kind) if word != parsed.noun(noun)]
+            others = [word for word in self._lexicon.singulars(noun.kind) if word != parsed.noun(noun)]
             if noun.plural or not others:
                 continue
             tokens[noun.modifiers : noun.end] = [re.sub(r"(?<=\w\w)-", " ", rng.choice(others))]
@@ -137,8 +139,8 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     if style is not None:
         found += [(ASKED_FOR, scene.say(frame)) for frame in rng.sample(everything["styles"][style], 2)]
     if modality == "template":
-        layout = rng.sample(everything["layout"]["details"], 4)
-        found += [(6 + i, scene.say(frame)) for i, frame in enumerate(layout[:3])]
+        layout = rng.sample(everything["layout"]["details"], 3)
+        found += [(6 + i, scene.say(frame)) for i, frame in enumerate(layout)]
     nouns = _described(scene.parsed)
     things = [noun for noun in nouns if noun.kind not in PLACES] or nouns[:1]
     places = [noun for noun in nouns if noun.kind in PLACES and noun not in things]
@@ -174,6 +176,7 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
 
 NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
 ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
+COLORLESS = ("black and white", "pencil sketch", "line art", "sketch")
 ASKED_FOR = 5  # the place of sentences that an input asks for by name
 _PHOTOGRAPHIC = ("texture", "quality")
 _GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
@@ -184,7 +187,7 @@ _ONCE = {
     "light": r"\b(daylight|sunlight|sun|lamp\w*|moonlight|overcast|midday|glow\w*|brightness|backlight|light)\b",
     "viewpoint": r"\b((seen|viewed|looks?|shown) from|eye level|low.angle|from (above|below)|viewpoint|"
     r"viewer looks|look up|close range|table height|perspective|wide angle)\b",
-    "framing": r"\b(fills?|fill most|frames?|framed|framing|cropp\w+|centre stage|of centre|off centre|empty space|"
+    "framing": r"\b(fills?|frames?|framed|framing|cropp\w+|centre stage|of centre|off centre|empty space|"
     r"(space|room|air) (around|on)|composition|arrangement|margin|placed (low|high))\b",
     "background": r"\b(background|backdrop|behind|foreground)\b",
     "camera": r"\b(camera|shot|lens|handheld|tracking|tripod|slow motion|real time|focus (shifts|moves)|parallax|"
@@ -195,7 +198,7 @@ _ONCE = {
 _ONCE_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _ONCE.items()}
 
 
-def _subjects(sentence: str) -> set[str]:
+def _topics(sentence: str) -> set[str]:
     """What of that which is said once a sentence says."""
     return {name for name, pattern in _ONCE_PATTERNS.items() if pattern.search(sentence)}
 
