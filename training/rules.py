@@ -197,6 +197,12 @@ def adds(input: str, output: str) -> bool:
     return new_words(input, output) >= max(2, 0.2 * len(words(output)))
 
 
+def sentence(text: str) -> str:
+    """A text as a sentence: a capital first, a full stop last."""
+    text = text.rstrip(" .")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def clean(text: str) -> str:
     """White space folded, the space before punctuation that tokenized corpora leave removed."""
     text = re.sub(r"\s+", " ", text).strip()

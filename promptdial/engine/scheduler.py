@@ -8,8 +8,9 @@ it, so that single ones can't keep a request for many candidates out.
 Admission: a place in the queue is taken under one lock, so that two callers can't both have the last one. A request
 that is predicted to miss its deadline, given what runs and what comes before it, is refused at once, with the time
 after which it would be taken. Predictions err, and what misses its deadline was work for nothing, so a prediction may
-take only a share of the time that there is, which follows how many were missed. Requests that were cancelled or
-whose deadline passed are dropped at the next step, in the queue as well as in flight.
+take only a share of the time that there is, which follows how many were missed. Who comes again when it was told is
+exempt: the time that it was told was a careful one (promises.py). Requests that were cancelled or whose deadline passed
+are dropped at the next step, in the queue as well as in flight.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ class Scheduler:
     def crowded(self) -> bool:
         """Whether there is more than one request."""
         return len(self.running) + len(self._waiting) > 1
+
+    @property
+    def _busy(self) -> bool:
+        """Whether forecasts reckon with others to come: requests wait already."""
+        return bool(self._waiting)
 
     @property
     def waiting_rows(self) -> int:
@@ -222,7 +228,7 @@ class Scheduler:
         if excess <= 0:
             if available_s == math.inf:
                 return
-            needed_s = self._needed_s(generation, now, busy=bool(self._waiting) and not due)
+            needed_s = self._needed_s(generation, now, busy=self._busy and not due)
             share = doubt if not admitted else 1.0 if due else self._share
             if needed_s <= available_s * share:
                 if admitted:
@@ -260,11 +266,14 @@ class Scheduler:
 
     def _broken_by(self, generation: Generation, now: float) -> Promise | None:
         """A promise that goes before this request, and that would be broken if it were taken."""
+        ahead = self._promises.ahead_of(generation, now)
+        if not ahead:
+            return None
         works = [*(self._work(each) for each in self._order()), self._work(generation)]
-        for promise in self._promises.ahead_of(generation, now):
+        for promise in ahead:
             delay_s = max(0.0, promise.at - now)
             behind = [*works, self._work(promise.generation, delay_s)]
-            needed_s = self._forecast().finish_s(behind, busy=bool(self._waiting))[-1] - delay_s
+            needed_s = self._forecast().finish_s(behind, busy=self._busy)[-1] - delay_s
             if needed_s > promise.available_s * self._share:
                 return promise
         return None
@@ -272,7 +281,7 @@ class Scheduler:
     def _place_s(self, excess: int, now: float) -> float:
         """Seconds until so many requests are over."""
         order = self._order()
-        finish = self._forecast().finish_s([self._work(each) for each in order], busy=bool(self._waiting))
+        finish = self._forecast().finish_s([self._work(each) for each in order], busy=self._busy)
         # What misses its deadline is dropped then, which frees a place too.
         over = [min(end, _deadline(each) - now) for each, end in zip(order, finish, strict=True)]
         return FIRST * sorted(over)[excess - 1]
@@ -299,7 +308,7 @@ class Scheduler:
         idle_s = max(self._forecast().finish_s(others, busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
-            late_s = self._needed_s(generation, now, retry_after_s, busy=bool(self._waiting)) - available_s
+            late_s = self._needed_s(generation, now, retry_after_s, busy=self._busy) - available_s
             if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
             retry_after_s = min(retry_after_s + late_s, idle_s)

@@ -172,7 +172,7 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
     prompt = rules.clean(writer.prompt(subject, length, modality, rng, style, what))
     asked = _ASKED[task](row["text"], text, parsed, style, what, rng)
     if task == "compress":
-        asked, prompt = prompt, _sentence(row["text"])
+        asked, prompt = prompt, rules.sentence(rules.clean(row["text"]))
         if word_count(asked) < 1.5 * word_count(prompt):
             return None
     elif not rules.adds(asked, prompt):
@@ -240,8 +240,3 @@ _BRIEFED = {
     "template": ("poster", "banner", "flyer", "card", "web banner", "book cover", "magazine cover", "album cover",
                  "postcard"),
 }  # fmt: skip
-
-
-def _sentence(text: str) -> str:
-    text = rules.clean(text).rstrip(" .")
-    return f"{text[:1].upper()}{text[1:]}."

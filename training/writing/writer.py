@@ -44,6 +44,26 @@ _MEDIUM = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_LEAD = 8  # tokens
+NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
+ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
+_COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
+ASKED_FOR = 5  # the place of sentences that an input asks for by name
+_PHOTOGRAPHIC = ("texture", "quality")
+_GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
+# What a text says once: two sentences about it, drawn apart, would contradict each other.
+_ONCE = {
+    "light": r"\b(daylight|sunlight|sun|lamp\w*|moonlight|overcast|midday|glow\w*|brightness|backlight|light)\b",
+    "viewpoint": r"\b((seen|viewed|looks?|shown) from|eye level|low.angle|from (above|below)|viewpoint|"
+    r"viewer looks|look up|close range|table height|perspective|wide angle)\b",
+    "framing": r"\b(fills?|frames?|framed|framing|cropp\w+|centre stage|of centre|off centre|empty space|"
+    r"(space|room|air) (around|on)|composition|arrangement|margin|placed (low|high))\b",
+    "background": r"\b(background|backdrop|behind|foreground)\b",
+    "camera": r"\b(camera|shot|lens|handheld|tracking|tripod|slow motion|real time|focus (shifts|moves)|parallax|"
+    r"the view|viewpoint|clip|take|a cut)\b",
+    "mood": r"\b(mood|atmosphere|feels?|feeling|air of|makes? this|something \w+ about)\b",
+    "colours": r"\b(palette|hues|tones|shades|colours)\b",
+}
+_ONCE_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _ONCE.items()}
 
 
 class Writer:
@@ -72,7 +92,7 @@ class Writer:
         return replace(
             parsed,
             medium=medium.group(1).strip() if medium else "",
-            camera=_sentence(camera.group("does").strip(" .,")) if camera else "",
+            camera=rules.sentence(camera.group("does").strip(" .,")) if camera else "",
         )
 
     def _uncapitalized(self, text: str) -> str:
@@ -89,8 +109,8 @@ class Writer:
 
         `layout`: what a template is, such as a poster; the other modalities don't use it.
         """
-        shown = style or parsed.medium
-        scene = new_scene(parsed.cut(words), rng, colored=shown not in COLORLESS)
+        shown = style or parsed.medium  # where there is something, not as a camera would
+        scene = new_scene(parsed.cut(words), rng, colored=_COLORLESS.search(shown) is None)
         scene.slots["kind"] = layout
         said = [opening(scene, modality, photographic=not shown)]
         if style is not None and (words < 30 or rng.random() < 0.5):
@@ -98,7 +118,7 @@ class Writer:
                 (f", {style}.", f", in {style} style.", f", {style} style.")
             )
         left = words - word_count(said[0])
-        sentences = _candidates(scene, modality, style)
+        sentences = _candidates(scene, modality, style, photographic=not shown)
         told = _topics(said[0])
         chosen: list[tuple[int, str]] = []
         for place, sentence in sentences:
@@ -131,7 +151,9 @@ class Writer:
         return None if tuple(tokens) == parsed.tokens else self.parse(" ".join(tokens))
 
 
-def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[int, str]]:
+def _candidates(
+    scene: Scene, modality: str, style: str | None, *, photographic: bool
+) -> list[tuple[int, str]]:
     """Sentences in the order in which they are wanted, each with its place in the text."""
     rng, everything = scene.rng, scenes()
     general = everything["scene"]
@@ -155,14 +177,13 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
         found += [(4, text) for text in moving]
         camera = scene.parsed.camera
         found.append((ASKED_FOR, camera) if camera else (4, scene.say(rng.choice(general["camera"]))))
-    shown = style or scene.parsed.medium  # and then not as a camera would
-    if not shown:
+    if photographic:
         found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
     rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
     rest += [
         (place, scene.say(rng.choice(general[name]), subject))
         for place, name in _GENERAL
-        if not (shown and name in _PHOTOGRAPHIC)
+        if photographic or name not in _PHOTOGRAPHIC
     ]
     rng.shuffle(rest)
     if rng.random() < ANCHORED_SHARE:
@@ -172,30 +193,6 @@ def _candidates(scene: Scene, modality: str, style: str | None) -> list[tuple[in
     cut = rng.randint(0, 2)
     wanted = [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
     return sorted(wanted, key=lambda each: each[0] != ASKED_FOR)
-
-
-NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
-ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
-COLORLESS = ("black and white", "pencil sketch", "line art", "sketch")
-ASKED_FOR = 5  # the place of sentences that an input asks for by name
-_PHOTOGRAPHIC = ("texture", "quality")
-_GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
-
-
-# What a text says once: two sentences about it, drawn apart, would contradict each other.
-_ONCE = {
-    "light": r"\b(daylight|sunlight|sun|lamp\w*|moonlight|overcast|midday|glow\w*|brightness|backlight|light)\b",
-    "viewpoint": r"\b((seen|viewed|looks?|shown) from|eye level|low.angle|from (above|below)|viewpoint|"
-    r"viewer looks|look up|close range|table height|perspective|wide angle)\b",
-    "framing": r"\b(fills?|frames?|framed|framing|cropp\w+|centre stage|of centre|off centre|empty space|"
-    r"(space|room|air) (around|on)|composition|arrangement|margin|placed (low|high))\b",
-    "background": r"\b(background|backdrop|behind|foreground)\b",
-    "camera": r"\b(camera|shot|lens|handheld|tracking|tripod|slow motion|real time|focus (shifts|moves)|parallax|"
-    r"the view|viewpoint|clip|take|a cut)\b",
-    "mood": r"\b(mood|atmosphere|feels?|feeling|air of|makes? this|something \w+ about)\b",
-    "colours": r"\b(palette|hues|tones|shades|colours)\b",
-}
-_ONCE_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _ONCE.items()}
 
 
 def _topics(sentence: str) -> set[str]:
@@ -209,7 +206,7 @@ def _of_clip(sentence: str) -> str:
 
 
 def _described(parsed: Parsed) -> list[Noun]:
-    """The nouns that more is said about: the first one, and others that are listed or names, each thing once."""
+    """The nouns that more is said about: those that are listed or names and stand there once, or else the first."""
     heads = [parsed.noun(noun).lower() for noun in parsed.nouns]
     found = [
         noun
@@ -241,10 +238,6 @@ def _repeats(sentence: str, said: Sequence[str]) -> bool:
 def _spans(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"[\w'’-]+", text.lower())
     return {tuple(words[i : i + 4]) for i in range(len(words) - 3)}
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def style_names() -> Mapping[str, Sequence[str]]:
