@@ -74,7 +74,7 @@ def write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> No
 def _generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     """The bundle's sampling, but for `no_repeat`: transformers would count the runs of the input too."""
     sampling, tokenizer = checkpoint.sampling, checkpoint.tokenizer
-    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    drawn = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     return GenerationConfig(
         do_sample=sampling.temperature > 0,
         **(drawn if sampling.temperature > 0 else {}),

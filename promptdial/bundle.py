@@ -115,7 +115,7 @@ class Bundle:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Default ``temperature``, ``top_p`` and ``top_k``, and ``no_repeat``, which requests can't change."""
+        """Default ``temperature``, ``top_p`` and ``top_k``, and others that requests can't change."""
         return dict(self.manifest["sampling"])
 
     @cached_property
@@ -271,7 +271,8 @@ def _golden_row(row: Mapping[str, Any]) -> Golden:
 def _check_sampling(sampling: Mapping[str, Any]) -> None:
     from promptdial.engine.sampling import MAX_TOP_K  # noqa: PLC0415  (the engine imports this module)
 
-    if unknown := sorted(set(sampling) - {"temperature", "top_p", "top_k", "no_repeat", "length_tolerance"}):
+    known = {"temperature", "top_p", "top_k", "min_p", "no_repeat", "length_tolerance"}
+    if unknown := sorted(set(sampling) - known):
         raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
     if _number("sampling temperature", sampling["temperature"]) < 0:
         raise ValueError("sampling temperature must be 0 or more")
@@ -279,6 +280,8 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
         raise ValueError("sampling top_p must lie in 0-1 and over 0")
     if _whole_number("sampling top_k", sampling["top_k"]) > MAX_TOP_K:
         raise ValueError(f"sampling top_k must be at most {MAX_TOP_K}")
+    if not 0 <= _number("sampling min_p", sampling.get("min_p", 0.0)) <= 1:
+        raise ValueError("sampling min_p must lie in 0-1")
     _whole_number("sampling no_repeat", sampling.get("no_repeat", 0), least=0)
     if not 0 <= _number("sampling length_tolerance", sampling.get("length_tolerance", 0.0)) < 1:
         raise ValueError("sampling length_tolerance must lie in 0-1 and below 1")

@@ -45,6 +45,7 @@ class Planner:
             temperature=float(bundle.sampling["temperature"]),
             top_p=float(bundle.sampling["top_p"]),
             top_k=int(bundle.sampling["top_k"]),
+            min_p=float(bundle.sampling.get("min_p", 0.0)),
             no_repeat=int(bundle.sampling.get("no_repeat", 0)),
             length_tolerance=float(bundle.sampling.get("length_tolerance", 0.0)),
         )

@@ -44,6 +44,7 @@ def test_a_bundle_tells_what_it_holds() -> None:
         "temperature": 0.8,
         "top_p": 0.95,
         "top_k": 40,
+        "min_p": 0.0,
         "no_repeat": 0,
         "length_tolerance": 0.0,
     }
@@ -146,7 +147,8 @@ def test_a_manifest_that_is_no_manifest_is_refused(copy: Path, raw: bytes) -> No
         lambda manifest: manifest["sampling"].update(temperature="warm"),
         lambda manifest: manifest["sampling"].update(top_p=0),
         lambda manifest: manifest["sampling"].update(top_k=65),
-        lambda manifest: manifest["sampling"].update(min_p=0.1),
+        lambda manifest: manifest["sampling"].update(min_p=1.1),
+        lambda manifest: manifest["sampling"].update(typical_p=0.1),
         lambda manifest: manifest["support"]["expand"]["cells"][0].update(length=0),
         lambda manifest: manifest["support"]["expand"]["length"].update(p05="3"),
         lambda manifest: manifest.update(metrics=[]),

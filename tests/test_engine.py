@@ -577,6 +577,7 @@ def test_an_engine_that_was_not_started_takes_nothing(bundle: Bundle) -> None:
         ({"sampling": Sampling(top_k=0)}, "top_k"),
         ({"sampling": Sampling(top_k=65)}, "top_k"),
         ({"sampling": Sampling(no_repeat=-1)}, "no_repeat"),
+        ({"sampling": Sampling(min_p=1.5)}, "min_p"),
         ({"prompt": ()}, "input"),
         ({"prompt": (1_000_000,)}, "input"),
         ({"prompt": (-1,)}, "input"),

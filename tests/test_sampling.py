@@ -42,6 +42,12 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p() -> None:
     assert set(frequencies(Sampling(temperature=1.0, top_p=0.01, top_k=64))) == {11}
 
 
+def test_min_p_keeps_what_is_likely_beside_the_likeliest() -> None:
+    assert set(frequencies(Sampling(temperature=1.0, top_p=1.0, top_k=64, min_p=0.3))) == {11, 22}
+    assert set(frequencies(Sampling(temperature=1.0, top_p=1.0, top_k=64, min_p=1.0))) == {11}
+    assert set(frequencies(Sampling(temperature=4.0, top_p=1.0, top_k=64, min_p=0.55))) == {11, 22, 33, 44}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-9])
 def test_no_temperature_means_greedy(temperature: float) -> None:
     assert set(frequencies(Sampling(temperature=temperature, top_p=1.0), 50)) == {11}

@@ -8,6 +8,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,6 +159,27 @@ def test_inputs_of_an_unknown_task_are_named_by_line(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match="line 2"):
         improve.read_inputs(path, DEFAULT_FORMAT.tasks, DEFAULT_FORMAT.modalities)
+
+
+def test_a_deeper_checkpoint_answers_alike_and_every_layer_can_learn(work: Path) -> None:
+    start, out = work / "run" / "final", work / "deeper"
+    before: Any = load_model(start)
+    layers = before.config.n_layer + 2
+    assert main(["deepen", str(start), "--layers", str(layers), "--out", str(out)]) == 0
+    after: Any = load_model(out)
+    assert after.config.n_layer == len(after.transformer.h) == layers
+    tokens = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        assert torch.allclose(after(tokens).logits, before(tokens).logits, atol=1e-5)
+        cached = after.generate(tokens, max_new_tokens=8, do_sample=False)
+        assert torch.equal(cached, before.generate(tokens, max_new_tokens=8, do_sample=False))
+    after(tokens, labels=tokens).loss.backward()
+    assert all(block.mlp.c_proj.weight.grad.abs().sum() > 0 for block in after.transformer.h)
+    assert json.loads((out / "promptdial.json").read_text()) == json.loads(
+        (start / "promptdial.json").read_text()
+    )
+    assert main(["deepen", str(out), "--layers", str(layers - 1), "--out", str(work / "none")]) == 1
+    assert main(["deepen", str(out), "--layers", str(layers), "--out", str(out)]) == 1
 
 
 def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:

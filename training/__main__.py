@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_improve(commands)
     _add_average(commands)
+    _add_deepen(commands)
     options.add_evaluate(commands)
     options.add_fluency(commands)
     comparing.add_compare(commands)
@@ -298,6 +299,20 @@ def _add_average(commands: Commands) -> None:
 
 def _average(args: argparse.Namespace) -> None:
     from training.average import run
+
+    run(args)
+
+
+def _add_deepen(commands: Commands) -> None:
+    parser = commands.add_parser("deepen", help="checkpoint -> one with more layers that answers alike")
+    parser.add_argument("checkpoint", type=Path, help="or a bundle")
+    parser.add_argument("--layers", type=_positive, required=True, help="that it is to have")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint; replaced")
+    parser.set_defaults(run=_deepen)
+
+
+def _deepen(args: argparse.Namespace) -> None:
+    from training.deepen import run
 
     run(args)
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from promptdial.command import FRAMING_TOKENS, Command
 from promptdial.tokenizer import PromptTokenizer
 from training.episodes import Episode
+from training.loss import summed_cross_entropy
 from training.recipe import DataRecipe
 
 IGNORED = -100  # label of positions without loss
@@ -137,14 +138,14 @@ def output_loss(
     count = min(_rounded(int(wanted.sum()), TARGET_STEP), len(targets))
     # The wanted positions first, then as many others as fill up the shape; those have no loss.
     positions = torch.argsort(wanted, descending=True, stable=True)[:count]
-    logits = model.lm_head(hidden.flatten(0, 1)[positions])  # type: ignore[operator]
-    loss = torch.nn.functional.cross_entropy(
-        logits.float(),
-        targets[positions],
-        ignore_index=IGNORED,
-        reduction="mean" if tokens is None else "sum",
+    chosen = targets[positions]
+    total = summed_cross_entropy(
+        hidden.flatten(0, 1)[positions],
+        model.lm_head.weight,  # type: ignore[arg-type, union-attr]
+        chosen,
+        IGNORED,
     )
-    return loss if tokens is None else loss / tokens
+    return total / ((chosen != IGNORED).sum() if tokens is None else tokens)
 
 
 def _rounded(count: int, step: int) -> int:

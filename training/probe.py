@@ -100,7 +100,7 @@ def sample(
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
         generated = model.generate(
             ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_tokens, do_sample=True,
-            temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
+            temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, min_p=sampling.min_p,
             eos_token_id=tokenizer.end_id, pad_token_id=tokenizer.pad_id,
         )  # fmt: skip
     return [tokenizer.decode(row[width:].tolist()) for row in generated]

@@ -82,6 +82,7 @@ class SamplingRecipe:
     temperature: float
     top_p: float
     top_k: int
+    min_p: float = 0.0
     no_repeat: int = 0
     length_tolerance: float = 0.0
 

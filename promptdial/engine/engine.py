@@ -254,6 +254,8 @@ class Engine:
             raise InvalidRequest(f"top_p must lie in 0-1 and over 0, got {sampling.top_p}", "top_p")
         if not 1 <= sampling.top_k <= MAX_TOP_K:
             raise InvalidRequest(f"top_k must lie in 1-{MAX_TOP_K}, got {sampling.top_k}", "top_k")
+        if not 0 <= sampling.min_p <= 1:
+            raise InvalidRequest(f"min_p must lie in 0-1, got {sampling.min_p}", "min_p")
         if not 0 <= sampling.length_tolerance < 1:
             given = sampling.length_tolerance
             raise InvalidRequest(

@@ -23,6 +23,8 @@ COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 class Sampling:
     """How to choose: temperature 0 is greedy; the ``top_k`` likeliest, then of these the ``top_p`` share.
 
+    Of these go such as are less likely than ``min_p`` times the likeliest ("Turning Up the Heat: Min-p Sampling",
+    Nguyen et al., arXiv 2407.01082): where the model is sure little is left, where it is not nearly all.
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
     """
@@ -30,6 +32,7 @@ class Sampling:
     temperature: float = 0.6
     top_p: float = 0.9
     top_k: int = 40
+    min_p: float = 0.0
     no_repeat: int = 0
     length_tolerance: float = 0.0
 
@@ -89,6 +92,7 @@ class Chooser:
         self._sharpness = np.array([[1 / max(row.temperature, COLDEST)] for row in sampling])  # (rows, 1)
         self._top_p = np.array([[row.top_p] for row in sampling])
         self._top_k = np.array([[1 if row.temperature == 0.0 else row.top_k] for row in sampling])
+        self._min_p = np.array([[row.min_p] for row in sampling])
         self._rows = np.arange(len(sampling))
         self._allowed: NDArray[np.float64] | None = None  # (rows, top), 0 past each row's top_k
 
@@ -114,6 +118,7 @@ class Chooser:
         weights *= self._sharpness
         np.exp(weights, out=weights)
         weights *= self._allowed
+        weights *= weights >= self._min_p  # the likeliest has 1
         reached = weights.cumsum(axis=1)
         # A token is kept while the likelier ones hold less than top_p; so the kept ones come first.
         last = (reached[:, :-1] < self._top_p * reached[:, -1:]).sum(axis=1)

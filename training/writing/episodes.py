@@ -24,7 +24,7 @@ from training.writing.writer import Writer, style_names
 Row = Mapping[str, Any]
 
 LONGEST_INPUT = 130  # words of a text that is written about
-LONGEST_STORY = 90  # that is told whole
+LONGEST_STORY = 50  # words of a prompt about several sentences, at least
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.4, 50
 _MOST_OF_ONE = 20  # rows about one text

@@ -36,7 +36,9 @@ _UNCOUNTED = (
     "tool",
 )
 _OPPOSITES = opposites()
-_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, 0.4
+_ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, (0.4, 0.7)
+_CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
+_SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
     "man", "woman", "boy", "girl", "person", "animal", "reptile", "bird", "insect", "creature", "robot", "vehicle",
@@ -82,13 +84,14 @@ def _richer(scene: Scene) -> tuple[str, str]:
     taken = {token.lower() for token in parsed.tokens}
     for number, noun in enumerate(parsed.nouns):
         article = _missing_article(parsed, number)
-        share = _adjective_share(noun, article)
+        share = _adjective_share(noun, article, roomy=scene.roomy)
         adjective = ""
         if rng.random() < share and (drawn := _adjective(noun, parsed, taken, rng)):
             taken.add(drawn)
             adjective = drawn
         if article or adjective:
-            insert[noun.modifiers] = f"{article} {adjective}".strip()
+            put = f"{article} {adjective}".strip()
+            insert[noun.modifiers] = f"{insert.get(noun.modifiers, '')} {put}".strip()
     words = [
         part
         for index, token in enumerate([*parsed.tokens, ""])
@@ -128,20 +131,24 @@ def _missing_article(parsed: Parsed, number: int) -> str:
     return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before)) else ""
 
 
-def _adjective_share(noun: Noun, article: str) -> float:
+def _adjective_share(noun: Noun, article: str, *, roomy: bool) -> float:
     """How often a noun gets an adjective: less where it has one, never where none would read well."""
     if noun.name or noun.kind == UNKNOWN:
         return 0.0
     bare = not article and noun.modifiers == noun.start and not noun.plural
     if bare:
         return 0.3 if noun.kind in ("nature", "water", "snow", "sky") else 0.0
-    return _ADJECTIVE_SHARE if noun.modifiers >= noun.head else _ADJECTIVE_SHARE_SECOND
+    return _ADJECTIVE_SHARE if noun.modifiers >= noun.head else _ADJECTIVE_SHARE_SECOND[roomy]
 
 
 def _following(parsed: Parsed) -> str:
     """The word behind the subject, if there is one."""
-    end = parsed.nouns[0].end
-    return parsed.tokens[end].lower() if end < len(parsed.tokens) else ""
+    return _word(parsed, parsed.nouns[0].end)
+
+
+def _word(parsed: Parsed, place: int) -> str:
+    """The token at a place in lower case; none behind the last one."""
+    return parsed.tokens[place].lower() if place < len(parsed.tokens) else ""
 
 
 def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
@@ -151,18 +158,34 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     frames = kinds()[subject.kind]
     insert: dict[int, str] = {}
     sentence = _is_sentence(parsed)
+    share = _CLAUSE_SHARE_ROOMY if scene.roomy else _CLAUSE_SHARE
     if sentence:
+        if (following in VERBS or _VERB.match(following)) and frames.clauses and rng.random() < share:
+            insert[subject.end] = _clause(scene, subject)
+        if following in ("is", "are") and is_participle(_word(parsed, subject.end + 1)):
+            insert[subject.end + 1] = _seen(scene)
         return insert, True
-    if is_participle(following) and rng.random() < 0.5:
-        insert[subject.end] = "are" if subject.plural else "is"
-        sentence = True
+    if is_participle(following):
+        verb = ("are" if subject.plural else "is") if rng.random() < 0.5 else ""
+        insert[subject.end] = f"{verb} {_seen(scene)}".strip()
+        sentence = bool(verb)
     elif following in STANDING and frames.stand and rng.random() < 0.5:
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
-    if following not in ("of", "and", ",", "or") and not sentence and frames.clauses and rng.random() < 0.45:
-        clause = scene.say(rng.choice(frames.clauses), subject)
-        insert[subject.end] = f", {clause[:1].lower()}{clause[1:]},"
+    if following not in ("of", "and", ",", "or") and not sentence and frames.clauses and rng.random() < share:
+        insert[subject.end] = _clause(scene, subject)
     return insert, sentence
+
+
+def _seen(scene: Scene) -> str:
+    """What may stand before what somebody is doing, at times and where there is room: "is seen holding"."""
+    return scene.rng.choice(_SEEN) if scene.roomy and scene.rng.random() < _SEEN_SHARE else ""
+
+
+def _clause(scene: Scene, subject: Noun) -> str:
+    """Something about the subject, between commas."""
+    clause = scene.say(scene.rng.choice(kinds()[subject.kind].clauses), subject)
+    return f", {clause[:1].lower()}{clause[1:]},"
 
 
 def _is_sentence(parsed: Parsed) -> bool:

@@ -21,6 +21,7 @@ class Scene:
     parsed: Parsed
     rng: random.Random
     light: str
+    roomy: bool = False  # there is room for clauses in what the text says
     slots: dict[str, str] = field(default_factory=dict)
 
     def say(self, frame: str, noun: Noun | None = None, several: bool = False) -> str:
@@ -45,7 +46,7 @@ class Scene:
         return self.parsed.words(noun) if self.rng.random() < 0.4 else self.parsed.noun(noun)
 
 
-def new_scene(parsed: Parsed, rng: random.Random, *, colored: bool = True) -> Scene:
+def new_scene(parsed: Parsed, rng: random.Random, *, colored: bool = True, roomy: bool = False) -> Scene:
     """A scene with its light, colours (or greys) and moods drawn; the light follows the words of the text."""
     everything = scenes()
     words = {token.lower() for token in parsed.tokens}
@@ -57,4 +58,4 @@ def new_scene(parsed: Parsed, rng: random.Random, *, colored: bool = True) -> Sc
     moods = rng.sample(rng.choice(everything["moods"]["groups"]).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
     slots["light"] = rng.choice(everything["light"][light]["names"])
-    return Scene(parsed, rng, light, slots)
+    return Scene(parsed, rng, light, roomy, slots)

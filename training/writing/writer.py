@@ -44,6 +44,10 @@ _MEDIUM = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_LEAD = 8  # tokens
+LONGEST_TOLD = (
+    45  # words of several sentences that are told as they stand; the rest is left to what is said about them
+)
+ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
 ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
@@ -110,7 +114,8 @@ class Writer:
         `layout`: what a template is, such as a poster; the other modalities don't use it.
         """
         shown = style or parsed.medium  # where there is something, not as a camera would
-        scene = new_scene(parsed.cut(words), rng, colored=_COLORLESS.search(shown) is None)
+        told = parsed.cut(min(words, LONGEST_TOLD))
+        scene = new_scene(told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY)
         scene.slots["kind"] = layout
         said = [opening(scene, modality, photographic=not shown)]
         if style is not None and (words < 30 or rng.random() < 0.5):
@@ -119,18 +124,18 @@ class Writer:
             )
         left = words - word_count(said[0])
         sentences = _candidates(scene, modality, style, photographic=not shown)
-        told = _topics(said[0])
+        topics = _topics(said[0])
         chosen: list[tuple[int, str]] = []
         for place, sentence in sentences:
             count, about = word_count(sentence), _topics(sentence)
             if (
                 count <= left + 4
                 and left > 4
-                and (place == ASKED_FOR or not about & told)
+                and (place == ASKED_FOR or not about & topics)
                 and not _repeats(sentence, (*said, *(text for _, text in chosen)))
             ):
                 chosen.append((place, sentence))
-                told |= about
+                topics |= about
                 left -= count
         if modality == "video":
             chosen = [(place, _of_clip(sentence)) for place, sentence in chosen]
@@ -176,7 +181,9 @@ def _candidates(
         moving = [scene.say(rng.choice(frames), subject)] if frames else []
         found += [(4, text) for text in moving]
         camera = scene.parsed.camera
-        found.append((ASKED_FOR, camera) if camera else (4, scene.say(rng.choice(general["camera"]))))
+        found.append(
+            (ASKED_FOR, camera) if camera else (4, scene.say(rng.choice(general["camera"]), subject))
+        )
     if photographic:
         found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
     rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
