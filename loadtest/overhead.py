@@ -1,12 +1,14 @@
-"""What metrics and logs cost: the service with and without them, side by side, in paired rounds, as JSON.
+"""What metrics and logs cost: one running service with and without them, in paired rounds, as JSON.
 
-Two servers of the same bundle run at once. With: metrics are counted and scraped every `--scrape` seconds, and a
-line per request is logged, into a file. Without: nothing is counted but the sizes of the engine's steps, and nothing
-is logged. A round loads one, then the other; the next round begins with the other, so that what changes on the machine
+With: metrics are counted and scraped every `--scrape` seconds, and a line per request is logged, into a file. Without:
+nothing is counted but the sizes of the engine's steps, and nothing is logged. A signal switches the server between the
+two, so that both are one process: of two processes that do the same, one is up to 3 % faster, by where its memory
+lies. A round loads it with and without; the next round begins with the other, so that what changes on the machine
 meanwhile falls on both. The ratio is taken within a round. CPU seconds of the server per token say the same with
-less noise, where others use the machine.
+less noise, where others use the machine. A third time, again without (`control`), shows what the comparison would find
+where there is no difference.
 
-    python -m loadtest.overhead --rounds 10 > overhead.json
+    python -m loadtest.overhead --rounds 20 > overhead.json
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -38,8 +41,12 @@ from service.metrics import Metrics
 from service.server import main as serve
 
 START_S = 300.0
+WAYS = ("on", "off", "control")  # the last one is as the second, and shows the noise
 LISTENING = re.compile(r"Uvicorn running on (http://[\w.:\[\]]+)")
-BARE = "bare"  # the argument of a child without metrics
+SWITCHED = "switched"  # the argument of the child that is measured
+ON, OFF = signal.SIGUSR1, signal.SIGUSR2
+SWITCHING_S = 0.05  # until a signal has been acted on
+COUNT = re.compile(r"^promptdial_requests_total{.*} (\S+)$", re.MULTILINE)
 
 
 class Nothing:
@@ -59,8 +66,8 @@ class Nothing:
         """Nothing."""
 
 
-class NoMetrics(Metrics):
-    """Metrics that stay at 0."""
+class SwitchedMetrics(Metrics):
+    """Metrics that may be told to count nothing for a while."""
 
     COUNTED = (
         *("requests", "rejected", "cancelled", "clamped_targets", "prompt_tokens", "generated_tokens"),
@@ -70,15 +77,17 @@ class NoMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in self.COUNTED:
-            assert hasattr(self, name)
-            setattr(self, name, Nothing())
+        self._counting = {name: getattr(self, name) for name in self.COUNTED}
 
-    def expect(self, tasks: Any) -> None:
-        """Nothing."""
+    def switch(self, on: bool) -> None:
+        """Count from now on, or don't."""
+        for name, metric in self._counting.items():
+            setattr(self, name, metric if on else Nothing())
 
     def steered(self, field: str, task: str, target: float, achieved: float) -> None:
-        """Nothing."""
+        """Count what became of a target, if anything is counted."""
+        if self.requests is self._counting["requests"]:
+            super().steered(field, task, target, achieved)
 
 
 @dataclass(frozen=True)
@@ -93,18 +102,27 @@ class Server:
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
+    def switch(self, on: bool) -> None:
+        """With metrics and logs from now on, or without."""
+        os.kill(self.pid, ON if on else OFF)
+        time.sleep(SWITCHING_S)
+
+    def counted(self) -> float:
+        """Requests that its metrics tell of."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
+        return sum(map(float, COUNT.findall(text)))
+
 
 @contextmanager
-def server(arguments: argparse.Namespace, log: Path, *, bare: bool) -> Iterator[Server]:
+def server(arguments: argparse.Namespace, log: Path) -> Iterator[Server]:
     """A server in a process of its own, ended at the end. Raises LoadError where it doesn't start."""
-    module = ["loadtest.overhead", BARE] if bare else ["service"]
     told = {"PROMPTDIAL_PORT": "0", "PROMPTDIAL_BUNDLE": str(arguments.bundle)}
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module],
+            [sys.executable, "-m", "loadtest.overhead", SWITCHED],
             env=os.environ | told,
             stderr=out,
-            start_new_session=True,  # Ctrl-C is for the measurement, which ends them
+            start_new_session=True,  # Ctrl-C is for the measurement, which ends it
         )
     try:
         deadline = time.monotonic() + START_S
@@ -118,10 +136,17 @@ def server(arguments: argparse.Namespace, log: Path, *, bare: bool) -> Iterator[
         process.wait()
 
 
-def run_bare() -> int:
-    """The server without metrics and without a line per request."""
-    logging.getLogger("service.access").setLevel(logging.CRITICAL)
-    return serve(NoMetrics())
+def run_switched() -> int:
+    """The service, with a signal each for metrics and a line per request, and for neither."""
+    metrics, access = SwitchedMetrics(), logging.getLogger("service.access")
+
+    def switch(signum: int, frame: FrameType | None) -> None:
+        metrics.switch(signum == ON)
+        access.setLevel(logging.NOTSET if signum == ON else logging.CRITICAL)
+
+    for signum in (ON, OFF):
+        signal.signal(signum, switch)
+    return serve(metrics)
 
 
 @contextmanager
@@ -146,20 +171,25 @@ def scraped(url: str, interval_s: float) -> Iterator[list[float]]:
         thread.join()
 
 
-def load(one: Server, arguments: argparse.Namespace) -> dict[str, float]:
-    """One round's figures of one server."""
-    arguments.url = one.url
+def load(one: Server, arguments: argparse.Namespace, *, on: bool) -> dict[str, float]:
+    """One round's figures with or without. Raises LoadError where the server isn't what it was told to be."""
+    one.switch(on)
+    counted = one.counted()
     before = one.cpu_s()
     seen, seconds = asyncio.run(round_over_http(arguments))
     cpu_s = one.cpu_s() - before
+    if (found := one.counted() - counted) != (arguments.requests if on else 0):
+        raise LoadError(
+            f"the server counted {found:.0f} requests of {arguments.requests}, metrics {'on' if on else 'off'}"
+        )
     return {"tokens_per_s": seen.tokens / seconds, "cpu_us_per_token": cpu_s / seen.tokens * 1e6}
 
 
-def rounds(arguments: argparse.Namespace, on: Server, off: Server) -> list[dict[str, Any]]:
-    """Every pair, with how the servers compare in it; Ctrl-C ends them and keeps those that are done."""
+def rounds(arguments: argparse.Namespace, one: Server) -> list[dict[str, Any]]:
+    """Every round, with how the ways compare in it; Ctrl-C ends them and keeps those that are done."""
     found: list[dict[str, Any]] = []
     try:
-        measure(arguments, on, off, found)
+        measure(arguments, one, found)
     except KeyboardInterrupt:
         if not found:
             raise
@@ -167,17 +197,22 @@ def rounds(arguments: argparse.Namespace, on: Server, off: Server) -> list[dict[
     return found
 
 
-def measure(arguments: argparse.Namespace, on: Server, off: Server, found: list[dict[str, Any]]) -> None:
+def measure(arguments: argparse.Namespace, one: Server, found: list[dict[str, Any]]) -> None:
     """Add the rounds, one by one."""
+    arguments.url = one.url
     for number in range(-1, arguments.rounds):  # the first one warms up
         figures: dict[str, dict[str, float]] = {}
-        for name in ("on", "off") if number % 2 else ("off", "on"):
+        for name in WAYS if number % 2 else reversed(WAYS):
             if name == "on":
-                with scraped(on.url, arguments.scrape):
-                    figures["on"] = load(on, arguments)
+                with scraped(one.url, arguments.scrape):
+                    figures["on"] = load(one, arguments, on=True)
             else:
-                figures["off"] = load(off, arguments)
-        ratios = {f"{key}_ratio": figures["on"][key] / figures["off"][key] for key in figures["on"]}
+                figures[name] = load(one, arguments, on=False)
+        ratios = {
+            f"{way}_{key}_ratio": figures[way][key] / figures["off"][key]
+            for way in ("on", "control")
+            for key in figures["off"]
+        }
         if number >= 0:
             found.append(figures | ratios)
             print(f"round {number + 1} of {arguments.rounds}: {ratios}", file=sys.stderr)
@@ -191,22 +226,21 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Over the rounds: each server's figures, and the ratios that count."""
-    result: dict[str, Any] = {
-        name: {key: spread([each[name][key] for each in found]) for key in found[0][name]}
-        for name in ("on", "off")
+    """Over the rounds: the figures of each way, and the ratios to those without."""
+    figures = tuple(found[0]["off"])
+    ways = {name: {key: spread([each[name][key] for each in found]) for key in figures} for name in WAYS}
+    return ways | {
+        name: spread([each[name] for each in found])
+        for name in (f"{way}_{key}_ratio" for way in ("on", "control") for key in figures)
     }
-    for key in ("tokens_per_s_ratio", "cpu_us_per_token_ratio"):
-        result[key] = spread([each[key] for each in found])
-    return result
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.overhead", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=Path("models/small"))
-    parser.add_argument("--rounds", type=int, default=10, help="pairs")
-    parser.add_argument("--requests", type=int, default=64, help="streams of a server in a round")
+    parser.add_argument("--rounds", type=int, default=20, help="of each way")
+    parser.add_argument("--requests", type=int, default=64, help="streams of a way in a round")
     parser.add_argument("--clients", type=int, default=8, help="streams at once")
     parser.add_argument("--scrape", type=float, default=1.0, help="seconds between scrapes")
     parser.add_argument("--target-length", type=int, default=60, help="words; max-tokens decides")
@@ -223,15 +257,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 with one line on stderr where that fails."""
     arguments = parse(argv)
     told = {name: str(value) for name, value in vars(arguments).items()}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers must be ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must be ended
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            on = stack.enter_context(server(arguments, folder / "on.log", bare=False))
-            off = stack.enter_context(server(arguments, folder / "off.log", bare=True))
-            with httpx.Client(base_url=on.url, timeout=30) as client:
+            one = stack.enter_context(server(arguments, folder / "server.log"))
+            with httpx.Client(base_url=one.url, timeout=30) as client:
                 served = {"model": described_model(client), "build": build(client)}
-            found = rounds(arguments, on, off)
+            found = rounds(arguments, one)
     except (httpx.HTTPError, OSError, LoadError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -241,4 +274,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_bare() if sys.argv[1:] == [BARE] else main())
+    sys.exit(run_switched() if sys.argv[1:] == [SWITCHED] else main())

@@ -51,6 +51,7 @@ ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
 ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
+LAST = 12  # the place of what closes a prompt
 ASKED_FOR = 5  # the place of sentences that an input asks for by name
 _PHOTOGRAPHIC = ("texture", "quality")
 _GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
@@ -195,7 +196,8 @@ def _candidates(
     rng.shuffle(rest)
     if rng.random() < ANCHORED_SHARE:
         scene.slots["things"] = _listed(scene, things[:3])
-        rest.insert(0, (8, scene.say(rng.choice(general["anchor"]))))
+        # At the end it makes a prompt more relevant by itself: so there is something to steer by.
+        rest.insert(0, (rng.choice((8, LAST)), scene.say(rng.choice(general["anchor"]))))
     # The order of what is wanted first differs, or short prompts would all say the same kind of thing.
     cut = rng.randint(0, 2)
     wanted = [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
