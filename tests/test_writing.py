@@ -213,6 +213,27 @@ def test_of_several_sentences_come_as_many_as_have_room(writer: Writer) -> None:
     assert re.search(r"\. The ([\w-]+ )?sun", long), long
 
 
+def test_of_a_long_story_only_the_beginning_is_told(writer: Writer) -> None:
+    story = " ".join(f"A robot paints a red house beside the number {number} tree." for number in range(12))
+    parsed = writer.parse(story)
+    assert parsed is not None
+    prompt = writer.prompt(parsed, 120, "image", random.Random(0), None, "")
+    assert 1 <= prompt.count("number") <= 5, prompt
+
+
+def test_with_room_what_is_told_is_not_copied_in_one_run(writer: Writer) -> None:
+    text = "Two people are clearing a table together."
+    parsed = writer.parse(text)
+    assert parsed is not None
+    prompts = [writer.prompt(parsed, 80, "image", random.Random(seed), None, "") for seed in range(60)]
+    seen = [each for each in prompts if re.search(r"are (seen|shown|pictured) clearing", each)]
+    assert 20 < len(seen) < 50
+    behind = [each for each in prompts if re.search(r"people, [^.]+, are ", each)]
+    assert 30 < len(behind) < 55
+    brief = [writer.prompt(parsed, 15, "image", random.Random(seed), None, "") for seed in range(60)]
+    assert not [each for each in brief if re.search(r"are (seen|shown|pictured) clearing", each)]
+
+
 def test_a_quoted_text_stays_as_it_is(writer: Writer) -> None:
     parsed = writer.parse("a sign that says “hello World 3” on a wall")
     assert parsed is not None

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import IntEnum
 
 from promptdial.command import word_count
 from training import rules
@@ -51,10 +52,33 @@ ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
 ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
-LAST = 12  # the place of what closes a prompt
-ASKED_FOR = 5  # the place of sentences that an input asks for by name
 _PHOTOGRAPHIC = ("texture", "quality")
-_GENERAL = ((8, "composition"), (8, "palette"), (9, "texture"), (10, "mood"), (11, "quality"))
+
+
+class Place(IntEnum):
+    """Where a sentence stands in a prompt, by what it is about; those of one place stand as they were drawn."""
+
+    SUBJECT = 1
+    OTHERS = 2
+    LAST_OTHER = 3
+    MOTION = 4
+    ASKED_FOR = 5  # by name: a style, a camera move
+    LAYOUT = 6
+    LIGHT = 7
+    WHOLE = 8
+    TEXTURE = 9
+    MOOD = 10
+    QUALITY = 11
+    CLOSING = 12
+
+
+_GENERAL = (
+    (Place.WHOLE, "composition"),
+    (Place.WHOLE, "palette"),
+    (Place.TEXTURE, "texture"),
+    (Place.MOOD, "mood"),
+    (Place.QUALITY, "quality"),
+)
 # What a text says once: two sentences about it, drawn apart, would contradict each other.
 _ONCE = {
     "light": r"\b(daylight|sunlight|sun|lamp\w*|moonlight|overcast|midday|glow\w*|brightness|backlight|light)\b",
@@ -126,13 +150,13 @@ class Writer:
         left = words - word_count(said[0])
         sentences = _candidates(scene, modality, style, photographic=not shown)
         topics = _topics(said[0])
-        chosen: list[tuple[int, str]] = []
+        chosen: list[tuple[Place, str]] = []
         for place, sentence in sentences:
             count, about = word_count(sentence), _topics(sentence)
             if (
                 count <= left + 4
                 and left > 4
-                and (place == ASKED_FOR or not about & topics)
+                and (place == Place.ASKED_FOR or not about & topics)
                 and not _repeats(sentence, (*said, *(text for _, text in chosen)))
             ):
                 chosen.append((place, sentence))
@@ -159,35 +183,43 @@ class Writer:
 
 def _candidates(
     scene: Scene, modality: str, style: str | None, *, photographic: bool
-) -> list[tuple[int, str]]:
+) -> list[tuple[Place, str]]:
     """Sentences in the order in which they are wanted, each with its place in the text."""
     rng, everything = scene.rng, scenes()
     general = everything["scene"]
-    found: list[tuple[int, str]] = []
+    found: list[tuple[Place, str]] = []
     if style is not None:
-        found += [(ASKED_FOR, scene.say(frame)) for frame in rng.sample(everything["styles"][style], 2)]
+        found += [(Place.ASKED_FOR, scene.say(frame)) for frame in rng.sample(everything["styles"][style], 2)]
     if modality == "template":
         layout = rng.sample(everything["layout"]["details"], 3)
-        found += [(6 + i, scene.say(frame)) for i, frame in enumerate(layout)]
+        found += [(Place.LAYOUT, scene.say(frame)) for frame in layout]
     nouns = _described(scene.parsed)
     things = [noun for noun in nouns if noun.kind not in PLACES] or nouns[:1]
     places = [noun for noun in nouns if noun.kind in PLACES and noun not in things]
     subject = things[0]
     first = _about(scene, subject, 3, NAMED_SHARE)
     others = [_about(scene, noun, 2) for noun in things[1:]] + [_about(scene, noun, 2) for noun in places]
-    found += [(1, first[0])]
-    found += [(2 + (i >= len(things) - 1), sentences[0]) for i, sentences in enumerate(others)]
+    found += [(Place.SUBJECT, first[0])]
+    found += [
+        (Place.OTHERS if i < len(things) - 1 else Place.LAST_OTHER, sentences[0])
+        for i, sentences in enumerate(others)
+    ]
     if modality == "video":
         frames = kinds()[subject.kind].motion
         moving = [scene.say(rng.choice(frames), subject)] if frames else []
-        found += [(4, text) for text in moving]
+        found += [(Place.MOTION, text) for text in moving]
         camera = scene.parsed.camera
         found.append(
-            (ASKED_FOR, camera) if camera else (4, scene.say(rng.choice(general["camera"]), subject))
+            (Place.ASKED_FOR, camera)
+            if camera
+            else (Place.MOTION, scene.say(rng.choice(general["camera"]), subject))
         )
     if photographic:
-        found += [(7, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))]
-    rest = [(1, text) for text in first[1:]] + [(2, text) for sentences in others for text in sentences[1:]]
+        found += [
+            (Place.LIGHT, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))
+        ]
+    rest = [(Place.SUBJECT, text) for text in first[1:]]
+    rest += [(Place.OTHERS, text) for sentences in others for text in sentences[1:]]
     rest += [
         (place, scene.say(rng.choice(general[name]), subject))
         for place, name in _GENERAL
@@ -197,11 +229,11 @@ def _candidates(
     if rng.random() < ANCHORED_SHARE:
         scene.slots["things"] = _listed(scene, things[:3])
         # At the end it makes a prompt more relevant by itself: so there is something to steer by.
-        rest.insert(0, (rng.choice((8, LAST)), scene.say(rng.choice(general["anchor"]))))
+        rest.insert(0, (rng.choice((Place.WHOLE, Place.CLOSING)), scene.say(rng.choice(general["anchor"]))))
     # The order of what is wanted first differs, or short prompts would all say the same kind of thing.
     cut = rng.randint(0, 2)
     wanted = [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
-    return sorted(wanted, key=lambda each: each[0] != ASKED_FOR)
+    return sorted(wanted, key=lambda each: each[0] != Place.ASKED_FOR)
 
 
 def _topics(sentence: str) -> set[str]:
