@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptdial.engine.length import Words
 from promptdial.engine.sampling import Chooser, Runs, Sampling, draw, stream
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
@@ -106,10 +107,7 @@ def test_a_run_of_tokens_is_barred_from_coming_twice() -> None:
 
 
 def test_a_run_of_words_is_barred_where_its_last_word_begins_and_no_word_is_broken_off() -> None:
-    begins = [False] * 20
-    for first in (1, 3, 5):  # words of the tokens 1 2, 3 4, 5
-        begins[first] = True
-    runs = Runs(2, begins)
+    runs = Runs(2, Words.of([b".", b" ab", b"c", b" de", b"f", b" gh"]))  # words of the tokens 1 2, 3 4, 5
     for token in (1, 2, 3, 4, 5, 1):
         assert not runs.barred
         runs.add(token)
@@ -118,6 +116,14 @@ def test_a_run_of_words_is_barred_where_its_last_word_begins_and_no_word_is_brok
     assert set(runs.barred) == {3}
     runs.add(5)
     assert set(runs.barred) == {1}
+
+
+def test_what_is_barred_is_barred_with_capitals_too() -> None:
+    runs = Runs(2, Words.of([b" the", b" people", b" People", b" The", b"people"]))
+    for token in (3, 1):
+        runs.add(token)
+    runs.add(0)
+    assert set(runs.barred) == {1, 2}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

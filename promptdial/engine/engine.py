@@ -236,7 +236,7 @@ class Engine:
         words, sampling = self._words, request.sampling
         for candidate in generation.candidates:
             if sampling.no_repeat:
-                candidate.runs = Runs(sampling.no_repeat, words.begins if words is not None else None)
+                candidate.runs = Runs(sampling.no_repeat, words)
             if request.words is not None and sampling.length_tolerance and words is not None:
                 candidate.pace = Pace(request.words, sampling.length_tolerance, words)
         self._scheduler.submit(generation)

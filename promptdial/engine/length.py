@@ -7,6 +7,7 @@ before it is long enough, and ends with the sentence after which another would l
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,17 +18,29 @@ _QUOTES = "\"'”’)".encode()
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What each token of a vocabulary does to a count of words: whether it begins one, whether it ends a sentence."""
+    """What each token of a vocabulary does to words: whether it begins one, whether it ends a sentence.
+
+    alike: the ids that are the same but for capitals, of those that begin a word; of any other, itself.
+    """
 
     begins: Sequence[bool]
     closes: Sequence[bool]
+    alike: Sequence[Sequence[int]]
 
     @classmethod
     def of(cls, tokens: Sequence[bytes]) -> Words:
         """From what each id stands for; a word begins with a space, as `word_count` has it."""
+        begins = [token[:1].isspace() and bool(token.strip()) for token in tokens]
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for token_id, token in enumerate(tokens):
+            groups[token.lower()].append(token_id)
         return cls(
-            [token[:1].isspace() and bool(token.strip()) for token in tokens],
+            begins,
             [token.rstrip(_QUOTES).endswith(_CLOSING) for token in tokens],
+            [
+                groups[token.lower()] if begin else (token_id,)
+                for token_id, (token, begin) in enumerate(zip(tokens, begins, strict=True))
+            ],
         )
 
 

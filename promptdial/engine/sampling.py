@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from promptdial.engine.length import Words
+
 MASK = (1 << 64) - 1
 STRIDE = 0x9E3779B97F4A7C15
 MAX_TOP_K = 64  # what the decoder's graph gives
@@ -57,26 +59,28 @@ class Runs:
     """What a text may not go on with, if none of its runs of ``length`` words is to come twice.
 
     Only tokens that begin a word are barred: a rare word of many tokens may be said again, and none is broken off. What
-    begins alike is barred too, since it can't be known what the word will be.
+    begins alike is barred too, since it can't be known what the word will be. Capitals make no difference: a model that
+    must not say "the people" would say "the People".
     """
 
-    __slots__ = ("_begins", "_followers", "_newest")
+    __slots__ = ("_followers", "_newest", "_words")
 
-    def __init__(self, length: int, begins: Sequence[bool] | None = None) -> None:
-        """``begins`` tells of every token id whether it begins a word; without it, each one is a word."""
-        self._begins = begins
+    def __init__(self, length: int, words: Words | None = None) -> None:
+        """``words`` tells of every token id whether it begins a word; without it, each one is a word."""
+        self._words = words
         self._newest: deque[tuple[int, ...]] = deque(maxlen=length - 1)  # words
         self._followers: dict[tuple[tuple[int, ...], ...], set[int]] = {}
 
     def add(self, token: int) -> None:
         """Note the text's next token."""
-        if self._begins is not None and not self._begins[token]:
+        if self._words is not None and not self._words.begins[token]:
             if self._newest:
                 self._newest[-1] += (token,)
             return
+        alike = (token,) if self._words is None else self._words.alike[token]
         if len(self._newest) == self._newest.maxlen:
-            self._followers.setdefault(tuple(self._newest), set()).add(token)
-        self._newest.append((token,))
+            self._followers.setdefault(tuple(self._newest), set()).update(alike)
+        self._newest.append((alike[0],))
 
     @property
     def barred(self) -> Collection[int]:
