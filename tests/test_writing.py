@@ -94,6 +94,17 @@ def test_adjectives_are_single_words() -> None:
         ("a storm trooper on a beach", ["storm trooper", "beach"]),
         ("a gribble next to a chair", ["gribble", "chair"]),
         ("two falconers near a fire hydrant", ["falconers", "fire hydrant"]),
+        ("flying car with glowing wheels", ["flying car", "glowing wheels"]),
+        ("surreal floating islands", ["surreal floating islands"]),
+        ("a gribble eating pizza", ["gribble", "pizza"]),
+        ("a female sitting on a gribble in a rural setting", ["female", "gribble", "rural setting"]),
+        ("a green glass skincare bottle", ["green glass skincare bottle"]),
+        ("paper cut art of a whale", ["whale"]),
+        ("a girl holds a lamp and watches a robot", ["girl", "lamp", "robot"]),
+        ("a woman teaches her kids to fish in a lake", ["woman", "kids", "lake"]),
+        ("two men plant a tree on a misty morning", ["men", "tree"]),
+        ("a wolf sleeps. Big palm trees", ["wolf", "big palm trees"]),
+        ("anime style wizard", ["anime style wizard"]),
     ],
 )
 def test_noun_phrases_are_found(text: str, names: list[str]) -> None:
@@ -120,7 +131,7 @@ def test_what_names_nothing_is_not_written_about(text: str, writer: Writer) -> N
         ("Stonehenge during a storm", "Stonehenge", "any", True),
         ("Banana", "banana", "food", False),
         ("a Japanese garden", "Japanese garden", "nature", False),
-        ("Steampunk clock", "Steampunk clock", "fixture", False),
+        ("Steampunk clock", "steampunk clock", "fixture", False),
     ],
 )
 def test_names_are_told_from_other_words_with_capitals(
@@ -304,3 +315,29 @@ def test_draws_for_a_text_depend_on_nothing_else() -> None:
     about = {episode.input for episode in few if episode.key == CAPTIONS[0]}
     assert about and about <= {episode.input for episode in many}
     assert written(50) == written(50) != written(50, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "never"),
+    [
+        ("a fox on white background", r"on a white background", ""),
+        ("pencil sketch of a wolf", r"[Aa] pencil sketch of", ""),
+        ("geometric pattern with two wolves", r"[Aa] geometric pattern with", ""),
+        ("lighthouse during storm at sunset", r"during an? .*storm at sunset", r"at an? sunset"),
+        ("man lights candle in church", r"lights an? .*candle in an? .*church", ""),
+        ("a tiny house in a forest", r"", r"\w+ tiny house(?<!\b[Aa] tiny house)"),
+        ("a boy reaches for the highest apple", r"the highest apple", ""),
+        ("a dragon curled around a tower while lightning strikes", "", r"in which|shows how"),
+        ("a woman with blue eyes", "", r"in which an? [\w-]+ woman with"),
+        ("running shoes product shot", r"shoes product shot", ""),
+    ],
+)
+def test_what_a_headline_lacks_is_put_where_it_belongs(
+    text: str, said: str, never: str, writer: Writer
+) -> None:
+    parsed = writer.parse(text)
+    assert parsed is not None
+    for seed in range(30):
+        prompt = writer.prompt(parsed, 50, "image", random.Random(seed), None, "")
+        assert re.search(said, prompt), prompt
+        assert not never or not re.search(never, prompt.split(". ")[0]), prompt

@@ -10,8 +10,13 @@ from training.writing.phrases import (
     BEFORE_ARTICLE,
     COUNTED,
     ENDS,
+    NO_THINGS,
     NO_VERBS,
+    SIZES,
+    SPECIFIC,
     STANDING,
+    SUBORDINATE,
+    TIMES,
     UNKNOWN,
     VERBS,
     Noun,
@@ -81,7 +86,7 @@ def _richer(scene: Scene) -> tuple[str, str]:
     parsed, rng = scene.parsed, scene.rng
     view = bool(parsed.lead) and _VIEW.search(" ".join(parsed.lead)) is not None
     insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, _is_sentence(parsed))
-    taken = {token.lower() for token in parsed.tokens}
+    taken = {*(token.lower() for token in parsed.tokens), scene.slots["mood"], scene.slots["mood2"]}
     for number, noun in enumerate(parsed.nouns):
         article = _missing_article(parsed, number)
         share = _adjective_share(noun, article, roomy=scene.roomy)
@@ -89,9 +94,9 @@ def _richer(scene: Scene) -> tuple[str, str]:
         if rng.random() < share and (drawn := _adjective(noun, parsed, taken, rng)):
             taken.add(drawn)
             adjective = drawn
-        if article or adjective:
-            put = f"{article} {adjective}".strip()
-            insert[noun.modifiers] = f"{insert.get(noun.modifiers, '')} {put}".strip()
+        behind_size = noun.modifiers < noun.head and parsed.tokens[noun.modifiers].lower() in SIZES
+        for place, put in ((noun.modifiers, article), (noun.modifiers + behind_size, adjective)):
+            insert[place] = f"{insert.get(place, '')} {put}".strip()
     words = [
         part
         for index, token in enumerate([*parsed.tokens, ""])
@@ -102,6 +107,7 @@ def _richer(scene: Scene) -> tuple[str, str]:
     words = [word[:1].upper() + word[1:] if index in starts else word for index, word in enumerate(words)]
     text = re.sub(r"\s+([,.;:!])", r"\1", " ".join(words))
     text = re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip()
+    text = _BARE_BACKGROUND.sub(r"\1 a \2", text)
     lead = [token.lower() for token in parsed.lead]
     if view and not _ARTICLES & set(lead) and lead[-2] not in _UNCOUNTED_VIEWS and not lead[-2].endswith("s"):
         text = f"a {text}"
@@ -110,10 +116,16 @@ def _richer(scene: Scene) -> tuple[str, str]:
 
 _VIEW = re.compile(
     r"\b(?:close[- ]?ups?|view|shot|photo|photograph|picture|image|video|footage|portrait|painting|drawing|"
-    r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation) of$",
+    r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation|"
+    r"art|watercolou?r|"
+    r"pattern|design|composition|concept|mockup|silhouette|version|depiction) (?:of|with|for)$",
     re.IGNORECASE,
 )
-_UNCOUNTED_VIEWS = ("footage", "scenery", "animation")
+_UNCOUNTED_VIEWS = ("footage", "scenery", "animation", "art")
+# "on white background", which is no noun that anything is said about.
+_BARE_BACKGROUND = re.compile(
+    r"\b(on|against|with) ((?!(?:an?|the|his|her|its|their)\b)(?:[a-z]+ ){0,2}(?:background|backdrop))\b"
+)
 _ARTICLES = {"a", "an", "the", "this", "that"}
 
 
@@ -127,8 +139,13 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
         return "a" if counted and _following(parsed) != "and" else ""
     before = parsed.tokens[noun.start - 1].lower()
+    if word in TIMES and before in ("at", "during"):
+        return ""
     counted = (noun.kind in _COUNTED_KINDS or word in COUNTED) and (noun.kind, before) != ("food", "of")
-    return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before)) else ""
+    behind_verb = (
+        bool(_VERB.match(before)) and before not in NO_VERBS and parsed.nouns[number - 1].end < noun.start
+    )
+    return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before) or behind_verb) else ""
 
 
 def _adjective_share(noun: Noun, article: str, *, roomy: bool) -> float:
@@ -172,7 +189,8 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     elif following in STANDING and frames.stand and rng.random() < 0.5:
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
-    if following not in ("of", "and", ",", "or") and not sentence and frames.clauses and rng.random() < share:
+    parts = following in ("of", "and", ",", "or") or following in NO_THINGS  # "shoes product shot"
+    if not parts and not sentence and frames.clauses and rng.random() < share:
         insert[subject.end] = _clause(scene, subject)
     return insert, sentence
 
@@ -197,9 +215,14 @@ def _is_sentence(parsed: Parsed) -> bool:
     for index in range(parsed.nouns[0].end, len(parsed.tokens)):
         word = parsed.tokens[index].lower()
         before = parsed.tokens[index - 1].lower()
+        if word in SUBORDINATE or (word == "as" and not before.endswith("ed")):
+            return False  # "a dragon curled around a tower while lightning strikes"
         if (
             index not in taken
             and word not in NO_VERBS
+            and (
+                index - 1 in taken or before.endswith("ly") or not NO_THINGS & {word, word[:-1]}
+            )  # "blue eyes"
             and _VERB.match(word)
             and before not in ("that", "who", "which", "as")
         ):
@@ -210,10 +233,12 @@ def _is_sentence(parsed: Parsed) -> bool:
 def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) -> str | None:
     """An adjective for a noun that contradicts none it has, and isn't in the text yet."""
     own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
-    if own & {"another", "other", "each", "every", "one", "countless", "many", "several", "numerous"}:
-        return None
+    if own & SPECIFIC or any(len(word) > 6 and word.endswith("est") for word in own - {"rainforest"}):
+        return None  # "the highest apple"
     if noun.start == noun.modifiers and noun.start > 0 and parsed.tokens[noun.start - 1] == "and":
         return None  # "a blue and cloudy sky"
+    if noun.start == noun.head and parsed.tokens[noun.head] in TIMES:
+        return None  # "at sunset"
     if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:
         return None
     if any(other.end == noun.start for other in parsed.nouns):  # "a snow covered slope"

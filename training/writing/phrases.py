@@ -43,14 +43,36 @@ _IRREGULAR: Mapping[str, str] = _table()["irregular"]
 VERBS = _words("verbs")
 _NOT_ADJECTIVES = VERBS | _words("no_adjectives")
 
-_NO_THINGS = _words("no_things")
+NO_THINGS = _words("no_things")
 _ADVERBS = _words("no_nouns")
 _GROUPS = _words("groups")
 _PAIRS = _words("pairs")
 _NO_PARTICIPLES = _words("no_participles")
 _NO_NOUNS = _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
 NO_VERBS = _words("no_verbs")
+_VIEWS = _words("views")
 STANDING = _words("standing")
+SUBORDINATE = _words("subordinate")
+SIZES = _words("sizes")
+SPECIFIC = _words("specific")
+TIMES = _words("times")
+_BEFORE_PARTICIPLE = _words("before_participle")
+# Kinds of what may do something to the thing behind: "girl hug teddy bear".
+_DOERS = (
+    "man",
+    "woman",
+    "boy",
+    "girl",
+    "person",
+    "animal",
+    "bird",
+    "fish",
+    "reptile",
+    "insect",
+    "creature",
+    "robot",
+)
+_OBJECTS = frozenset(("it", "them", "him", "her"))
 COUNTED = _words("counted")
 BEFORE_ARTICLE = _words("before_article")
 ENDS = frozenset(".!?;")
@@ -125,7 +147,7 @@ class Lexicon:
         for kind, nouns in more.items():
             for noun in nouns:
                 words = tuple(noun.lower().split())
-                if words and self.find(words, 0) is None and words[-1] not in _NO_THINGS:
+                if words and self.find(words, 0) is None and words[-1] not in NO_THINGS:
                     self._kinds[words] = kind
 
     def singulars(self, kind: str) -> list[str]:
@@ -165,7 +187,7 @@ def _singulars(word: str) -> Iterable[tuple[str, bool]]:
 
 def parse(text: str, lexicon: Lexicon) -> Parsed:
     """The tokens and noun phrases of a text."""
-    tokens = tuple(_TOKEN.findall(text))
+    tokens = _uncapitalized(_TOKEN.findall(text), lexicon)
     # A quoted text is one word to the tagger.
     tags = [
         kind
@@ -177,7 +199,7 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
         found = (
             _name_at(tokens, at, free, lexicon)
             or _noun_at(tokens, tags, at, free, lexicon)
-            or _unknown_at(tokens, at, lexicon)
+            or _unknown_at(tokens, tags, at, lexicon)
             or _tagged_at(tokens, tags, at, free, lexicon)
         )
         if found is None or _is_group(tokens, found):
@@ -186,6 +208,14 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
         nouns.append(found)
         at = free = found.end
     return Parsed(tokens, tuple(nouns))
+
+
+def _uncapitalized(tokens: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:
+    """Tokens without the capitals of sentences: their words may come to stand within one. Names keep theirs."""
+    return tuple(
+        token.lower() if i > 0 and tokens[i - 1] in ENDS and is_common(token, lexicon) else token
+        for i, token in enumerate(tokens)
+    )
 
 
 def _noun_at(
@@ -199,16 +229,27 @@ def _noun_at(
     behind = tokens[at + length] if at + length < len(tokens) else ""
     if behind.endswith(("'s", "’s")):
         return None  # "a train conductor's hat"
+    if _is_deed(tokens, at) or _is_finite(tokens, at) or (at > 0 and _is_infinitive(tokens, tags, at)):
+        return None
     if tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
         return None  # "they start painting"
     start, modifiers, several = _beginning(tokens, at, free)
     single = start < modifiers and tokens[start].lower() in ("a", "an")
     while (following := lexicon.find(tokens, head + length)) is not None:
-        if tags[head + length].startswith("VB") or (single and following[2]):  # "a ball rolls"
+        if (
+            (tags[head + length].startswith("VB") and not (single and tags[head + length] in ("VB", "VBP")))
+            or (
+                plural and not following[2] and _is_article(_at(tokens, head + length + 1))
+            )  # "two men plant a tree"
+            or (single and following[2])  # "a ball rolls"
+            or _is_deed(tokens, head + length)
+        ):
             return Noun(start, modifiers, head, head + length, kind, plural or several)
         head, (length, kind, plural) = head + length, following
     last = head + length
-    if (
+    if kind not in _DOERS and (behind_unknown := _behind_unknown(tokens, tags, last, lexicon)) is not None:
+        head, (length, kind, plural) = last + 1, behind_unknown
+    elif (
         last < len(tokens)
         and _is_adjective(tokens, last, last)
         and _may_be_noun(tokens[last].lower())
@@ -225,6 +266,42 @@ def _noun_at(
     return Noun(start, modifiers, head, head + length, kind, plural or several)
 
 
+def _behind_unknown(
+    tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: Lexicon
+) -> tuple[int, str, bool] | None:
+    """The listed noun behind an unlisted one: "a glass skincare bottle"."""
+    if at + 1 >= len(tokens) or tags[at] != "NN" or tags[at + 1].startswith("VB"):
+        return None
+    return lexicon.find(tokens, at + 1) if _is_adjective(tokens, at, at) else None
+
+
+def _at(tokens: tuple[str, ...], at: int) -> str:
+    return tokens[at].lower() if at < len(tokens) else ""
+
+
+def _is_finite(tokens: tuple[str, ...], at: int) -> bool:
+    """Whether a word in -s is a verb with an object: "and watches it work", "walks in, slides the cup"."""
+    if at == 0 or not tokens[at].endswith("s") or tokens[at - 1].lower() not in ("and", ","):
+        return False
+    behind = _at(tokens, at + 1)
+    return behind in _OBJECTS or behind == "to" or _is_article(behind)
+
+
+def _is_infinitive(tokens: tuple[str, ...], tags: Sequence[str], at: int) -> bool:
+    """Whether "to" makes a word a verb: "teaches her cubs to fish", not "next to fish"."""
+    verb = tags[at].startswith("VB") or (
+        tokens[at].lower() in VERBS and _at(tokens, at - 2) not in ("next", "close")
+    )
+    return tokens[at - 1].lower() == "to" and at > 1 and verb
+
+
+def _is_deed(tokens: tuple[str, ...], at: int) -> bool:
+    """Whether a word in -ing has an object, and so is no thing: "two kids building a sandcastle"."""
+    return (
+        at > 0 and at + 1 < len(tokens) and tokens[at].lower().endswith("ing") and _is_article(tokens[at + 1])
+    )
+
+
 def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, bool]:
     """Where the phrase of a noun begins, and where the words between its article and it do; whether a number says that
     it is several.
@@ -237,7 +314,7 @@ def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, b
     return modifiers, modifiers, False
 
 
-def _unknown_at(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> Noun | None:
+def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: Lexicon) -> Noun | None:
     """After an article, the words up to one that ends a phrase; the last of them is the noun."""
     if tokens[at].lower() not in ("a", "an", "the"):
         return None
@@ -246,15 +323,19 @@ def _unknown_at(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> Noun | No
         if lexicon.find(tokens, end) is not None:
             return None
         end += 1
-    if end < len(tokens) and tokens[end].lower() in _GROUPS:
-        return None
+    if _at(tokens, end) in _GROUPS or _at(tokens, end) in NO_THINGS:
+        return None  # "a misty morning"
+    if end > at + 2 and is_participle(tokens[end - 1]) and _at(tokens, end).isalpha():
+        end -= 1  # "a female sitting in a bed"
+    several = end < len(tokens) and tags[end] == "NNS" and tags[end - 1] == "JJ"
+    end += several  # "the scottish highlands"
     if (
         end == at + 1
         or not _may_be_noun(tokens[end - 1].lower())
         or (end < len(tokens) and lexicon.find(tokens, end) is not None)
     ):
         return None
-    return Noun(at, at + 1, end - 1, end, UNKNOWN, False)
+    return Noun(at, at + 1, end - 1, end, UNKNOWN, several)
 
 
 def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> Noun | None:
@@ -285,7 +366,7 @@ def is_common(word: str, lexicon: Lexicon) -> bool:
         lexicon.find((lower,), 0) is not None
         or lower in rules.STOPWORDS
         or lower in english
-        or lower in _NO_THINGS
+        or lower in NO_THINGS
     )
 
 
@@ -313,7 +394,7 @@ def _tagged_at(
             and lexicon.find(tokens, index) is None
         )
 
-    if (at == free and free > 0) or not is_noun(at):
+    if (at == free and free > 0) or not is_noun(at) or _is_finite(tokens, at):
         return None
     if at > 0 and (tags[at - 1] == "PRP" or tags[at - 1][:2] in ("NN", "RB", "MD")):
         return None  # "as it burns"
@@ -324,17 +405,32 @@ def _tagged_at(
         end += 1
     if end < len(tokens) and lexicon.find(tokens, end) is not None:
         return None  # "soup dish": what is listed takes it
+    if _at(tokens, end) == "style":
+        return None  # "anime style wizard"
     start, modifiers, several = _beginning(tokens, at, free)
     return Noun(start, modifiers, end - 1, end, UNKNOWN, several or tags[end - 1] == "NNS")
 
 
 def _may_be_noun(word: str) -> bool:
-    return word not in _NO_THINGS and word not in _ADVERBS and not word.endswith(("ed", "ly"))
+    return (
+        not NO_THINGS & {word, word.removesuffix("s")}
+        and word not in _ADVERBS
+        and not word.endswith(("ed", "ly"))
+    )
 
 
 def _is_group(tokens: tuple[str, ...], noun: Noun) -> bool:
-    """Whether a noun only counts the one behind it: "a couple of signs"."""
-    return noun.end < len(tokens) and tokens[noun.end] == "of" and tokens[noun.end - 1].lower() in _GROUPS
+    """Whether a noun only counts the one behind it, or tells how that is shown: "a couple of signs", "a product
+    shot of a shoe".
+    """
+    if _at(tokens, noun.end) == "of" and tokens[noun.end - 1].lower() in _GROUPS | _VIEWS:
+        return True
+    return any(
+        _at(tokens, view) in _VIEWS
+        and _at(tokens, view + 1) == "of"
+        and not rules.STOPWORDS.intersection(tokens[noun.end : view])
+        for view in (noun.end, noun.end + 1)
+    )  # "paper cut art of"
 
 
 def _is_article(token: str) -> bool:
@@ -345,6 +441,18 @@ def _is_adjective(tokens: tuple[str, ...], at: int, free: int) -> bool:
     word = tokens[at].lower()
     if not word[0].isalpha() or word in rules.STOPWORDS or word in _NOT_ADJECTIVES or _is_article(word):
         return False
-    if word.endswith("ing"):  # "a smiling man", but not "a man riding waves"
-        return at > free and _is_article(tokens[at - 1])
+    if word.endswith("ing"):
+        return _is_attribute(tokens, at, free)
     return not (word.endswith("s") and not word.endswith(("ss", "us", "ous")))
+
+
+def _is_attribute(tokens: tuple[str, ...], at: int, free: int) -> bool:
+    """Whether a word in -ing tells what the noun behind it is like: "a smiling man", "with glowing mushrooms",
+    "flying car", but not "a man riding waves".
+    """
+    first = at
+    while first > free and english.get(tokens[first - 1].lower()) == "JJ":  # "surreal floating islands"
+        first -= 1
+    if first == free:
+        return free == 0
+    return _is_article(tokens[first - 1]) or (first == at and tokens[at - 1].lower() in _BEFORE_PARTICIPLE)

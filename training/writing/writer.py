@@ -103,7 +103,9 @@ class Writer:
 
     def parse(self, text: str) -> Parsed | None:
         """A text with its things, or None: it names none that is known, or has signs that prompts don't have."""
-        text = _BEGINNING.sub("", rules.without_instruction(text.strip())).translate(_QUOTES)
+        given = text.strip()
+        bare = rules.without_instruction(given)
+        text = _BEGINNING.sub("", given if bare.lower() == given.lower() else bare).translate(_QUOTES)
         camera = _CAMERA.search(text)
         text = _CAMERA.sub(" ", text).strip(" .!,")
         if not text or re.search(r"[^\w\s,.;:!?'’\"()°%-]", text) or text.count('"') % 2:
