@@ -52,11 +52,13 @@ _FIRST_NAMES = (
     "Anna", "Marta", "Ibrahim", "Yuki", "Olga", "Pedro", "Amara", "Lena", "Tomas", "Priya", "Hugo", "Fatima", "Nils",
     "Chloe", "Ravi", "Ingrid", "Mateo", "Zara", "Oskar", "Mei", "Jonas", "Leila", "Viktor", "Nadia", "Emil", "Aiko",
     "Samuel", "Freya", "Kofi", "Isolde", "Bruno", "Tamsin", "Dmitri", "Esme", "Gareth", "Hana", "Idris", "Juno",
-    "Caspian", "Elowen", "Thorin", "Zephyr", "Morwen", "Kael", "Lysandra", "Orin",
+    "Caspian", "Elowen", "José", "Zoë", "Björn", "Renée", "Søren", "Łukasz", "Inés", "Jürgen", "Chloé",
+    "Thorin", "Zephyr", "Morwen", "Kael", "Lysandra", "Orin",
 )  # fmt: skip
 _LAST_NAMES = (
     "Keller", "Okafor", "Tanaka", "Novak", "Silva", "Lindqvist", "Moreau", "Haddad", "Petrov", "Brandt", "Castillo",
-    "Fischer", "Nakamura", "Osei", "Rossi", "Sorensen", "Varga", "Whitlock", "Yilmaz", "Zielinski", "Ashford",
+    "Fischer", "García", "Müller", "Dalí", "Åkesson", "Gödel",
+    "Nakamura", "Osei", "Rossi", "Sorensen", "Varga", "Whitlock", "Yilmaz", "Zielinski", "Ashford",
     "Blackwood", "Campbell", "Delacroix", "Eriksen", "Fairchild", "Grimshaw", "Hollis", "Ivanova", "Jansen",
     "Stormrider", "Nightingale", "Ravenscroft", "Ironwood", "Starling",
 )  # fmt: skip
