@@ -43,6 +43,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 logits = (states @ table.T).float()
                 sums = logits.logsumexp(dim=1, keepdim=True)
                 loss += (sums[rows, 0] - logits[rows, wanted[rows]]).sum()
+                if not any(ctx.needs_input_grad):
+                    continue
                 gradient = logits.sub_(sums).exp_()
                 gradient[rows, wanted[rows]] -= 1.0
                 if len(rows) < len(wanted):
