@@ -19,7 +19,7 @@ import bisect
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from promptdial.engine.estimate import Forecast, Speed, Work
@@ -225,14 +225,15 @@ class Scheduler:
         # Who comes when it was told is taken if its deadline can be met at all: caution has been paid for by waiting.
         due = told is not None and now >= told.start
         first = None  # whose turn it is, if not this one's
+        if excess <= 0 and available_s == math.inf:
+            return
+        works = [self._work(each) for each in self._order()]  # once: there may be eighty
         if excess <= 0:
-            if available_s == math.inf:
-                return
-            needed_s = self._needed_s(generation, now, busy=self._busy and not due)
+            needed_s = self._needed_s(generation, works, now, busy=self._busy and not due)
             share = doubt if not admitted else 1.0 if due else self._share
             if needed_s <= available_s * share:
                 if admitted:
-                    first = self._broken_by(generation, now)
+                    first = self._broken_by(generation, works, now)
                 if first is None:
                     self._promises.keep(generation)
                     generation.in_company = bool(admitted) and not due
@@ -246,12 +247,12 @@ class Scheduler:
         if told is not None and now < told.start:
             retry_after_s = told.at - now  # it is early: what it was told still holds
         else:
-            retry_after_s = self._place_s(excess, now) if excess > 0 else 0.0
+            retry_after_s = self._place_s(excess, works, now) if excess > 0 else 0.0
             if first is not None:
                 retry_after_s = max(SOON_S, first.at - now)
             elif available_s < math.inf:
                 retry_after_s = self._in_time_s(
-                    generation, now, retry_after_s, available_s * min(self._share, PROMISED)
+                    generation, works, now, retry_after_s, available_s * min(self._share, PROMISED)
                 )
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
@@ -264,29 +265,30 @@ class Scheduler:
             retry_after_s,
         )
 
-    def _broken_by(self, generation: Generation, now: float) -> Promise | None:
+    def _broken_by(self, generation: Generation, works: Sequence[Work], now: float) -> Promise | None:
         """A promise that goes before this request, and that would be broken if it were taken."""
         ahead = self._promises.ahead_of(generation, now)
         if not ahead:
             return None
-        works = [*(self._work(each) for each in self._order()), self._work(generation)]
+        own = self._work(generation)
         for promise in ahead:
             delay_s = max(0.0, promise.at - now)
-            behind = [*works, self._work(promise.generation, delay_s)]
+            behind = [*works, own, self._work(promise.generation, delay_s)]
             needed_s = self._forecast().finish_s(behind, busy=self._busy)[-1] - delay_s
             if needed_s > promise.available_s * self._share:
                 return promise
         return None
 
-    def _place_s(self, excess: int, now: float) -> float:
+    def _place_s(self, excess: int, works: Sequence[Work], now: float) -> float:
         """Seconds until so many requests are over."""
-        order = self._order()
-        finish = self._forecast().finish_s([self._work(each) for each in order], busy=self._busy)
+        finish = self._forecast().finish_s(works, busy=self._busy)
         # What misses its deadline is dropped then, which frees a place too.
-        over = [min(end, _deadline(each) - now) for each, end in zip(order, finish, strict=True)]
+        over = [min(end, _deadline(each) - now) for each, end in zip(self._order(), finish, strict=True)]
         return FIRST * sorted(over)[excess - 1]
 
-    def _needed_s(self, generation: Generation, now: float, delay_s: float = 0.0, *, busy: bool) -> float:
+    def _needed_s(
+        self, generation: Generation, others: Sequence[Work], now: float, delay_s: float = 0.0, *, busy: bool
+    ) -> float:
         """Seconds from a submission in ``delay_s`` to the request's end, if nothing else came until then.
 
         ``busy``: as in ``Forecast.finish_s``, from then on.
@@ -294,21 +296,21 @@ class Scheduler:
         before = len(self.running)
         due = self._due(generation, now) + delay_s
         place = before + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
-        works = [self._work(each) for each in self._order()]
-        works.insert(place, self._work(generation, delay_s))
+        works = [*others[:place], self._work(generation, delay_s), *others[place:]]
         return self._forecast().finish_s(works, busy=busy)[place] - delay_s
 
-    def _in_time_s(self, generation: Generation, now: float, start_s: float, available_s: float) -> float:
+    def _in_time_s(
+        self, generation: Generation, others: Sequence[Work], now: float, start_s: float, available_s: float
+    ) -> float:
         """Seconds until the request would meet its deadline, if it came again then with as much time.
 
         What it is late by at a moment is what it has to wait from there at the least; when all the others are done,
         it is tried in any case.
         """
-        others = [self._work(each) for each in self._order()]
         idle_s = max(self._forecast().finish_s(others, busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
-            late_s = self._needed_s(generation, now, retry_after_s, busy=self._busy) - available_s
+            late_s = self._needed_s(generation, others, now, retry_after_s, busy=self._busy) - available_s
             if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
             retry_after_s = min(retry_after_s + late_s, idle_s)
