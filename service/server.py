@@ -37,6 +37,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEEP_ALIVE_S = 75
 # The terminal's Ctrl-C reaches make and the server, and make passes its own on: one wish, two signals.
 SAME_WISH_S = 2.0
+SWITCH_S = 0.001  # after which a thread gives the interpreter up: the engine must not wait long for HTTP's
 TICK_S = 0.1  # how often a wait looks whether the exit is forced; uvicorn's own pace
 
 
@@ -119,6 +120,7 @@ def main(metrics: Metrics | None = None) -> int:
     except ValidationError as error:
         print(f"promptdial can't start, settings are wrong:\n{describe_invalid(error)}", file=sys.stderr)
         return 2
+    sys.setswitchinterval(SWITCH_S)
     configure_logging(settings.log_level)
     logger.info("settings", extra={"fields": settings.model_dump(mode="json")})
     for name in unknown_variables(os.environ):
