@@ -37,7 +37,7 @@ FIRST = 0.8  # the first of several uncertain ends comes about that much sooner 
 ATTEMPTS = 6  # at finding out when to come back
 PROMISED = 0.92  # the share of its time that a request is predicted to take when it comes again, at most
 SOON_S = 0.05  # when to come back at the earliest, where it is another's turn
-MISSES = 0.05  # the share of requests admitted while others were there that may miss their deadline
+MISSES = 0.01  # the share of requests admitted while others were there that may miss their deadline
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
 LEAST_SHARE = 0.5  # that caution leaves
 
