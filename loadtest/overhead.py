@@ -45,7 +45,7 @@ WAYS = ("on", "off", "control")  # the last one is as the second, and shows the 
 LISTENING = re.compile(r"Uvicorn running on (http://[\w.:\[\]]+)")
 SWITCHED = "switched"  # the argument of the child that is measured
 ON, OFF = signal.SIGUSR1, signal.SIGUSR2
-SWITCHING_S = 0.05  # until a signal has been acted on
+SETTLING_S = 0.05  # until a signal has been acted on, or the last request of a round is counted
 COUNT = re.compile(r"^promptdial_requests_total{.*} (\S+)$", re.MULTILINE)
 
 
@@ -105,7 +105,7 @@ class Server:
     def switch(self, on: bool) -> None:
         """With metrics and logs from now on, or without."""
         os.kill(self.pid, ON if on else OFF)
-        time.sleep(SWITCHING_S)
+        time.sleep(SETTLING_S)
 
     def counted(self) -> float:
         """Requests that its metrics tell of."""
@@ -178,6 +178,7 @@ def load(one: Server, arguments: argparse.Namespace, *, on: bool) -> dict[str, f
     before = one.cpu_s()
     seen, seconds = asyncio.run(round_over_http(arguments))
     cpu_s = one.cpu_s() - before
+    time.sleep(SETTLING_S)
     if (found := one.counted() - counted) != (arguments.requests if on else 0):
         raise LoadError(
             f"the server counted {found:.0f} requests of {arguments.requests}, metrics {'on' if on else 'off'}"

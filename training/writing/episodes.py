@@ -166,7 +166,7 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
         parsed = replace(parsed, medium="")
     text = rules.clean(" ".join(parsed.tokens)) + (f", {parsed.medium}" if parsed.medium else "")
     subject, length = parsed, _length(rng)
-    if parsed.sentences > 1 and task != "compress":  # a story is told whole, if it is not too long for that
+    if parsed.sentences > 1 and task != "compress":  # there is room for the beginning of a story
         length = max(length, min(word_count(row["text"]) + 8, LONGEST_STORY))
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
         subject = writer.altered(parsed, rng) or parsed

@@ -23,6 +23,7 @@ from training.writing.phrases import (
     Parsed,
     is_participle,
     opposites,
+    token_at,
 )
 from training.writing.scene import Scene
 
@@ -160,12 +161,7 @@ def _adjective_share(noun: Noun, article: str, *, roomy: bool) -> float:
 
 def _following(parsed: Parsed) -> str:
     """The word behind the subject, if there is one."""
-    return _word(parsed, parsed.nouns[0].end)
-
-
-def _word(parsed: Parsed, place: int) -> str:
-    """The token at a place in lower case; none behind the last one."""
-    return parsed.tokens[place].lower() if place < len(parsed.tokens) else ""
+    return token_at(parsed.tokens, parsed.nouns[0].end)
 
 
 def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
@@ -179,7 +175,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     if sentence:
         if (following in VERBS or _VERB.match(following)) and frames.clauses and rng.random() < share:
             insert[subject.end] = _clause(scene, subject)
-        if following in ("is", "are") and is_participle(_word(parsed, subject.end + 1)):
+        if following in ("is", "are") and is_participle(token_at(parsed.tokens, subject.end + 1)):
             insert[subject.end + 1] = _seen(scene)
         return insert, True
     if is_participle(following):

@@ -239,7 +239,7 @@ def _noun_at(
         if (
             (tags[head + length].startswith("VB") and not (single and tags[head + length] in ("VB", "VBP")))
             or (
-                plural and not following[2] and _is_article(_at(tokens, head + length + 1))
+                plural and not following[2] and _is_article(token_at(tokens, head + length + 1))
             )  # "two men plant a tree"
             or (single and following[2])  # "a ball rolls"
             or _is_deed(tokens, head + length)
@@ -275,7 +275,8 @@ def _behind_unknown(
     return lexicon.find(tokens, at + 1) if _is_adjective(tokens, at, at) else None
 
 
-def _at(tokens: tuple[str, ...], at: int) -> str:
+def token_at(tokens: tuple[str, ...], at: int) -> str:
+    """The token at a place in lower case; none behind the last one."""
     return tokens[at].lower() if at < len(tokens) else ""
 
 
@@ -283,14 +284,14 @@ def _is_finite(tokens: tuple[str, ...], at: int) -> bool:
     """Whether a word in -s is a verb with an object: "and watches it work", "walks in, slides the cup"."""
     if at == 0 or not tokens[at].endswith("s") or tokens[at - 1].lower() not in ("and", ","):
         return False
-    behind = _at(tokens, at + 1)
+    behind = token_at(tokens, at + 1)
     return behind in _OBJECTS or behind == "to" or _is_article(behind)
 
 
 def _is_infinitive(tokens: tuple[str, ...], tags: Sequence[str], at: int) -> bool:
     """Whether "to" makes a word a verb: "teaches her cubs to fish", not "next to fish"."""
     verb = tags[at].startswith("VB") or (
-        tokens[at].lower() in VERBS and _at(tokens, at - 2) not in ("next", "close")
+        tokens[at].lower() in VERBS and token_at(tokens, at - 2) not in ("next", "close")
     )
     return tokens[at - 1].lower() == "to" and at > 1 and verb
 
@@ -323,9 +324,9 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
         if lexicon.find(tokens, end) is not None:
             return None
         end += 1
-    if _at(tokens, end) in _GROUPS or _at(tokens, end) in NO_THINGS:
+    if token_at(tokens, end) in _GROUPS or token_at(tokens, end) in NO_THINGS:
         return None  # "a misty morning"
-    if end > at + 2 and is_participle(tokens[end - 1]) and _at(tokens, end).isalpha():
+    if end > at + 2 and is_participle(tokens[end - 1]) and token_at(tokens, end).isalpha():
         end -= 1  # "a female sitting in a bed"
     several = end < len(tokens) and tags[end] == "NNS" and tags[end - 1] == "JJ"
     end += several  # "the scottish highlands"
@@ -405,7 +406,7 @@ def _tagged_at(
         end += 1
     if end < len(tokens) and lexicon.find(tokens, end) is not None:
         return None  # "soup dish": what is listed takes it
-    if _at(tokens, end) == "style":
+    if token_at(tokens, end) == "style":
         return None  # "anime style wizard"
     start, modifiers, several = _beginning(tokens, at, free)
     return Noun(start, modifiers, end - 1, end, UNKNOWN, several or tags[end - 1] == "NNS")
@@ -423,11 +424,11 @@ def _is_group(tokens: tuple[str, ...], noun: Noun) -> bool:
     """Whether a noun only counts the one behind it, or tells how that is shown: "a couple of signs", "a product
     shot of a shoe".
     """
-    if _at(tokens, noun.end) == "of" and tokens[noun.end - 1].lower() in _GROUPS | _VIEWS:
+    if token_at(tokens, noun.end) == "of" and tokens[noun.end - 1].lower() in _GROUPS | _VIEWS:
         return True
     return any(
-        _at(tokens, view) in _VIEWS
-        and _at(tokens, view + 1) == "of"
+        token_at(tokens, view) in _VIEWS
+        and token_at(tokens, view + 1) == "of"
         and not rules.STOPWORDS.intersection(tokens[noun.end : view])
         for view in (noun.end, noun.end + 1)
     )  # "paper cut art of"
