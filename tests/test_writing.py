@@ -11,8 +11,9 @@ from promptdial.command import word_count
 from training import rules
 from training.episodes import Episode
 from training.writing import episodes
-from training.writing.frames import Frames, fill, kinds, scenes
+from training.writing.frames import Frames, fill, kinds, scenes, settings, usual_settings
 from training.writing.phrases import Lexicon, parse
+from training.writing.scene import new_scene
 from training.writing.writer import Writer, style_names
 
 LISTS = {
@@ -35,8 +36,9 @@ CAPTIONS = (
 )
 SLOTS = {
     name: name
-    for name in ("h", "its", "them", "color", "color2", "light", "mood", "mood2", "text", "kind", "things")
-}
+    for name in ("h", "its", "them", "color", "color2", "light", "mood", "mood2", "text", "kind", "things", "place",
+                 "prop", "prop2")
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +245,79 @@ def test_with_room_what_is_told_is_not_copied_in_one_run(writer: Writer) -> None
     assert 30 < len(behind) < 55
     brief = [writer.prompt(parsed, 15, "image", random.Random(seed), None, "") for seed in range(60)]
     assert not [each for each in brief if re.search(r"are (seen|shown|pictured) clearing", each)]
+
+
+def test_settings_are_noun_phrases_of_one_number() -> None:
+    everywhere = settings()
+    for kind in kinds():
+        assert usual_settings(kind) <= set(everywhere), kind
+    for name, setting in everywhere.items():
+        assert len(setting.phrases) >= 5 and len(setting.props) >= 12 and len(setting.props_plural) >= 5, name
+        for phrase in (*setting.phrases, *setting.props, *setting.props_plural):
+            assert re.fullmatch(r"[\w '-]+", phrase) and not phrase.startswith("The "), (name, phrase)
+        assert not [phrase for phrase in setting.props_plural if re.match(r"an? ", phrase)], name
+    names = [noun for setting in everywhere.values() for noun in setting.names]
+    assert len(names) == len(set(names))
+
+
+def _around(writer: Writer, text: str) -> set[str]:
+    """The settings that are drawn for a text."""
+    parsed = writer.parse(text)
+    assert parsed is not None
+    drawn = [new_scene(parsed, random.Random(n)).setting for n in range(60)]
+    return {name for name, setting in settings().items() if setting in drawn}
+
+
+@pytest.mark.parametrize(
+    ("text", "around"),
+    [
+        ("a man reading in the library", {"library"}),
+        ("a cat in a kitchen", {"kitchen"}),
+        ("a red fox", usual_settings("animal")),
+        ("a woman sitting on a sofa", {"living_room"}),
+        ("a fox wearing a hat", usual_settings("animal")),
+        ("a fox on white background", set()),
+        ("a fox in a gribble", set()),
+        ("a fox near Mount Fuji", set()),
+        ("a fox on a train", set()),
+    ],
+)
+def test_what_is_around_fits_the_place_named_or_else_the_things(
+    text: str, around: set[str], writer: Writer
+) -> None:
+    assert _around(writer, text) == around
+
+
+def test_prompts_tell_what_is_around(writer: Writer) -> None:
+    parsed = writer.parse("a man reading in the library")
+    assert parsed is not None
+    library = settings()["library"]
+    for modality, least in (("image", 25), ("video", 25), ("template", 0)):
+        prompts = [writer.prompt(parsed, 110, modality, random.Random(n), None, "").lower() for n in range(30)]
+        telling = [
+            prompt for prompt in prompts
+            if any(prop.lower() in prompt for prop in (*library.props, *library.props_plural))
+        ]  # fmt: skip
+        assert len(telling) >= least and (least or not telling), modality
+
+
+def test_what_a_thing_has_is_told_in_two_ways(writer: Writer) -> None:
+    parsed = writer.parse("a red fox in the snow")
+    assert parsed is not None
+    said = " ".join(writer.prompt(parsed, 110, "image", random.Random(n), None, "") for n in range(30))
+    assert "fox's" in said and re.search(r"\b[Tt]he [\w-]+ of the (red )?fox\b", said)
+
+
+def test_what_is_added_out_of_habit_is_not_told(writer: Writer) -> None:
+    asked = [e for e in written(800) if e.task == "expand" and re.search(r", (4k|8k|hd|masterpiece)\b", e.input)]
+    assert asked and not [e for e in asked if "masterpiece" in e.output.lower()]
+
+
+def test_a_camera_move_makes_a_video(writer: Writer) -> None:
+    made = written(300, captions=("a fox in the snow, pan left", "a castle on a hill, zoom out"))
+    moved = [e for e in made if e.task == "expand" and re.search(r"pan left|zoom out", e.input)]
+    assert moved and {e.modality for e in moved} == {"video"}
+    assert [e for e in moved if re.search(r"(Pan left|Zoom out)\.", e.output)]
 
 
 def test_a_quoted_text_stays_as_it_is(writer: Writer) -> None:

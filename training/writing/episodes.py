@@ -78,6 +78,30 @@ _PLACES = (
     "on a city street", "near a calm lake", "at the beach", "in an old garden", "on a snowy hill",
     "inside a small shop", "beside a river", "in front of a brick wall", "under a tall tree",
 )  # fmt: skip
+# How a text is to be shown, before it or behind it, and what the camera is to do.
+_VIEWS_OF = (
+    "an oil painting of", "a watercolor of", "a photo of", "a close-up of", "a portrait of", "a pencil sketch of",
+    "an aerial view of", "a digital painting of", "a 3d render of", "a black and white photo of", "an illustration of",
+    "a cinematic shot of", "a wide shot of", "a macro photo of", "a charcoal drawing of", "a flat lay of",
+    "vector art of", "a low angle shot of", "a vintage photo of", "a surrealist painting of", "an ink drawing of",
+)  # fmt: skip
+_MEDIA = (
+    "oil painting", "watercolor", "digital art", "pixel art", "3d render", "pencil sketch", "anime style",
+    "studio ghibli style", "vector art", "in cyberpunk style", "concept art", "black and white", "line art",
+    "cinematic", "low poly art", "ukiyo-e style", "in van gogh style", "comic style", "impressionist painting",
+    "isometric view", "film photography", "close-up", "wide shot", "minimalist", "art deco illustration",
+)  # fmt: skip
+_CAMERA_MOVES = (
+    "pan left", "pan right", "tilt up", "tilt down", "zoom in", "zoom out", "camera pans left", "camera tilts up",
+    "the camera pans right", "the camera zooms out", "the camera circles slowly", "the camera tilts down",
+)  # fmt: skip
+# What people put behind a prompt out of habit.
+_HABITS = (
+    "highly detailed", "4k", "8k", "hd", "sharp focus", "masterpiece", "best quality", "cinematic lighting", "hdr",
+    "trending on artstation", "photorealistic", "intricate details", "dramatic lighting", "ultra realistic",
+    "award winning", "octane render", "soft lighting", "high resolution", "professional",
+)  # fmt: skip
+_HABIT_SHARE = 0.08
 
 
 def lexicon(lists: Mapping[str, Sequence[str]]) -> Lexicon:
@@ -154,11 +178,20 @@ def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random
             text += " " + rng.choice(_PLACES)
         elif draw < 0.65:
             text += " " + rng.choice(_LANDMARKS)
+        draw = rng.random()
+        if draw < 0.12:
+            text = f"{rng.choice(_VIEWS_OF)} {text}"
+        elif draw < 0.24:
+            text += f", {rng.choice(_MEDIA)}"
+        elif draw < 0.32:
+            text += f", {rng.choice(_CAMERA_MOVES)}"
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
 
 
 def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Episode | None:
     task, modality = rng.choice(_TASKS), rng.choice(_MODALITIES)
+    if parsed.camera:
+        modality = "video"
     if task == "brief":
         modality = "template" if rng.random() < 0.7 else modality
     style = rng.choice(sorted(style_names())) if task == "style" else None
@@ -203,6 +236,8 @@ def _length(rng: random.Random) -> int:
 
 def _expand(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
     draw = rng.random()
+    if draw < _HABIT_SHARE:
+        return ", ".join((text.rstrip("."), *rng.sample(_HABITS, rng.choice((1, 2, 3)))))
     if draw < 0.65:
         return given if rng.random() < 0.4 else text
     return rules.telegraphic(text, rng) if draw < 0.8 else rules.head_phrase(text, rng)

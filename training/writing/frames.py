@@ -43,6 +43,37 @@ def kinds() -> Mapping[str, Frames]:
     return {kind: Frames(*(lent(kind, field) for field in fields)) for kind in table}
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is seen around a subject in one kind of place."""
+
+    names: frozenset[str]  # by which a text names it
+    phrases: Sequence[str]
+    props: Sequence[str]
+    props_plural: Sequence[str]
+
+
+@cache
+def settings() -> Mapping[str, Setting]:
+    """The settings by name."""
+    table = _read("settings.toml")["place"]
+    return {
+        name: Setting(
+            frozenset(noun.replace("-", " ") for noun in own["names"].split()),
+            own["phrase"],
+            own["props"],
+            own["props_plural"],
+        )
+        for name, own in table.items()
+    }
+
+
+@cache
+def usual_settings(kind: str) -> frozenset[str]:
+    """Names of the settings in which a kind of thing is no surprise."""
+    return frozenset(_read("settings.toml")["usual"].get(kind, "").split())
+
+
 @cache
 def scenes() -> Mapping[str, Any]:
     """What can be said of a scene as a whole, as `scenes.toml` has it."""

@@ -7,11 +7,27 @@ import re
 from dataclasses import dataclass, field
 
 from training.generator import with_articles
-from training.writing.frames import fill, scenes
-from training.writing.phrases import Noun, Parsed
+from training.writing.frames import Setting, fill, scenes, settings, usual_settings
+from training.writing.phrases import PLACES, UNKNOWN, Noun, Parsed
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
              "person": ("their", "them")}  # fmt: skip
+_POSSESSIVE_SHARE = 0.6  # of "the edges of the bowl", which becomes "the bowl's edges"
+_POSSESSED = re.compile(
+    r"\b[Tt]he (?!(?:rest|middle|centre|front|back|side|whole|matter|size|care|importance|presence)\b)(\w+|\([\w|]+\)) of \{h\}"
+)
+# Kinds of things that may be anywhere, and so say nothing of where the subject is.
+_CARRIED = (
+    "food", "drink", "flower", "device", "container", "clothing", "text", "toy", "tool", "object", "instrument",
+)  # fmt: skip
+_SET_APART = {"background", "backdrop", "isolated", "studio", "mockup", "pattern", "logo", "icon", "emblem", "rain", "water",
+              "underwater", "air", "dark", "space", "world"}
+_WHEREABOUTS = {
+    "in", "at", "on", "under", "near", "inside", "through", "across", "over", "along", "by", "behind", "above",
+    "below", "between", "into", "around", "outside", "within", "beside", "from", "against", "before", "beneath",
+}  # fmt: skip
+# Kinds of things that are neither solemn nor mysterious by themselves.
+_EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
 
 
 @dataclass
@@ -22,15 +38,22 @@ class Scene:
     rng: random.Random
     light: str
     roomy: bool = False  # there is room for clauses in what the text says
+    focus: float = 0.5  # how close what is said keeps to the things that the text names, 0 to 1
     slots: dict[str, str] = field(default_factory=dict)
+    setting: Setting | None = None
+    set_by_text: bool = False  # the text names the setting
 
-    def say(self, frame: str, noun: Noun | None = None, several: bool = False) -> str:
-        """A frame about a noun of the scene, or about the whole, which may be `several` things."""
+    def say(self, frame: str, noun: Noun | None = None, several: bool | None = None) -> str:
+        """A frame about a noun of the scene, or about the whole; `several`, where verbs agree with something else."""
         slots = self.slots
         if noun is not None:
             its, them = ("their", "them") if noun.plural else _PRONOUNS.get(noun.kind, ("its", "it"))
             slots = {**slots, "h": self.the(noun, self._name(noun)), "its": its, "them": them}
-        text = fill(frame, slots, several or (noun is not None and noun.plural), self.rng)
+            if not noun.plural and self.rng.random() < _POSSESSIVE_SHARE:
+                frame = _POSSESSED.sub(r"{h}'s \1", frame)
+        if several is None:
+            several = noun is not None and noun.plural
+        text = fill(frame, slots, several, self.rng)
         text = re.sub(r",\s*(?=[,.;:])", "", text)  # behind a clause that ends what the text says
         return with_articles(text[:1].upper() + text[1:])
 
@@ -43,10 +66,13 @@ class Scene:
         """The noun, at times with the adjectives it came with."""
         if noun.name:
             return self.parsed.words(noun)
-        return self.parsed.words(noun) if self.rng.random() < 0.4 else self.parsed.noun(noun)
+        full = self.rng.random() < 0.2 + 0.4 * self.focus
+        return self.parsed.words(noun) if full else self.parsed.noun(noun)
 
 
-def new_scene(parsed: Parsed, rng: random.Random, *, colored: bool = True, roomy: bool = False) -> Scene:
+def new_scene(
+    parsed: Parsed, rng: random.Random, *, colored: bool = True, roomy: bool = False, focus: float = 0.5
+) -> Scene:
     """A scene with its light, colours (or greys) and moods drawn; the light follows the words of the text."""
     everything = scenes()
     words = {token.lower() for token in parsed.tokens}
@@ -55,7 +81,35 @@ def new_scene(parsed: Parsed, rng: random.Random, *, colored: bool = True, roomy
     ]
     light = rng.choice(fitting or ["day", "day", "golden", "overcast"])
     colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
-    moods = rng.sample(rng.choice(everything["moods"]["groups"]).split(), 2)
+    groups = everything["moods"]["groups"]
+    everyday = [group for group in groups if not {"solemn", "majestic"} & set(group.split())]
+    moods = rng.sample(rng.choice(everyday if parsed.nouns[0].kind in _EVERYDAY else groups).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
     slots["light"] = rng.choice(everything["light"][light]["names"])
-    return Scene(parsed, rng, light, roomy, slots)
+    setting, named = _setting(parsed, rng)
+    return Scene(parsed, rng, light, roomy, focus, slots, setting, named)
+
+
+def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
+    """The setting that a text names, or else one in which its things are no surprise, if it leaves that open; and
+    whether the text names it.
+    """
+    everywhere = settings()
+    heads = {parsed.noun(noun).lower() for noun in parsed.nouns}
+    named = [setting for setting in everywhere.values() if setting.names & heads]
+    if len(named) == 1:
+        return named[0], True
+    subject = parsed.nouns[0]
+    elsewhere = any(
+        noun.kind in PLACES
+        or (noun.kind == UNKNOWN and parsed.tokens[noun.start - 1].lower() in _WHEREABOUTS)
+        or (noun.name and noun is not subject)
+        for noun in parsed.nouns
+    )
+    if named or elsewhere or parsed.sentences > 1 or _SET_APART & {token.lower() for token in parsed.tokens}:
+        return None, False
+    usual = usual_settings(subject.kind)
+    for noun in parsed.nouns[1:]:
+        if noun.kind not in (*_CARRIED, UNKNOWN):
+            usual &= usual_settings(noun.kind)
+    return (everywhere[rng.choice(sorted(usual))], False) if usual else (None, False)

@@ -49,8 +49,10 @@ LONGEST_TOLD = (
     45  # words of several sentences that are told as they stand; the rest is left to what is said about them
 )
 ROOMY = 40  # words of a prompt in which what the text says has room for clauses
-NAMED_SHARE = 0.6  # of what is said about the subject names it, at least; of what is said about others, all
-ANCHORED_SHARE = 0.6  # prompts that name all their things once more, if there is room
+# Of a prompt that stays close to what its text names, and of one that strays to light and mood: how many of its
+# sentences name a thing, and how often it names all things once more. What lies between is drawn for each prompt, or
+# all of one length would be alike relevant and the command would have nothing to steer.
+NAMED_SHARE = (0.35, 0.9)
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
 _PHOTOGRAPHIC = ("texture", "quality")
 
@@ -64,12 +66,13 @@ class Place(IntEnum):
     MOTION = 4
     ASKED_FOR = 5  # by name: a style, a camera move
     LAYOUT = 6
-    LIGHT = 7
-    WHOLE = 8
-    TEXTURE = 9
-    MOOD = 10
-    QUALITY = 11
-    CLOSING = 12
+    SETTING = 7
+    LIGHT = 8
+    WHOLE = 9
+    TEXTURE = 10
+    MOOD = 11
+    QUALITY = 12
+    CLOSING = 13
 
 
 _GENERAL = (
@@ -79,6 +82,8 @@ _GENERAL = (
     (Place.MOOD, "mood"),
     (Place.QUALITY, "quality"),
 )
+# Where all things are named once more: at the end it makes a prompt more relevant by itself.
+_ANCHOR_PLACES = (Place.CLOSING, Place.WHOLE)
 # What a text says once: two sentences about it, drawn apart, would contradict each other.
 _ONCE = {
     "light": r"\b(daylight|sunlight|sun|lamp\w*|moonlight|overcast|midday|glow\w*|brightness|backlight|light)\b",
@@ -142,7 +147,9 @@ class Writer:
         """
         shown = style or parsed.medium  # where there is something, not as a camera would
         told = parsed.cut(min(words, LONGEST_TOLD))
-        scene = new_scene(told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY)
+        scene = new_scene(
+            told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY, focus=rng.random()
+        )
         scene.slots["kind"] = layout
         said = [opening(scene, modality, photographic=not shown)]
         if style is not None and (words < 30 or rng.random() < 0.5):
@@ -199,13 +206,14 @@ def _candidates(
     things = [noun for noun in nouns if noun.kind not in PLACES] or nouns[:1]
     places = [noun for noun in nouns if noun.kind in PLACES and noun not in things]
     subject = things[0]
-    first = _about(scene, subject, 3, NAMED_SHARE)
-    others = [_about(scene, noun, 2) for noun in things[1:]] + [_about(scene, noun, 2) for noun in places]
-    found += [(Place.SUBJECT, first[0])]
-    found += [
-        (Place.OTHERS if i < len(things) - 1 else Place.LAST_OTHER, sentences[0])
-        for i, sentences in enumerate(others)
+    first = _about(scene, subject, 3)
+    others = [
+        (noun is things[-1], _about(scene, noun, 2))
+        for noun in (*things[1:], *places)
+        if rng.random() < 0.7 + 0.3 * scene.focus
     ]
+    found += [(Place.SUBJECT, first[0])]
+    found += [(Place.LAST_OTHER if last else Place.OTHERS, texts[0]) for last, texts in others]
     if modality == "video":
         frames = kinds()[subject.kind].motion
         moving = [scene.say(rng.choice(frames), subject)] if frames else []
@@ -214,24 +222,25 @@ def _candidates(
         found.append(
             (Place.ASKED_FOR, camera)
             if camera
-            else (Place.MOTION, scene.say(rng.choice(general["camera"]), subject))
+            else (Place.MOTION, scene.say(_chosen(scene, general["camera"]), subject))
         )
+    around = _surroundings(scene, subject) if modality != "template" else []
+    found += [(Place.SETTING, text) for text in around[:2]]
     if photographic:
-        found += [
-            (Place.LIGHT, scene.say(rng.choice(everything["light"][scene.light]["sentences"]), subject))
-        ]
+        light = everything["light"][scene.light]["sentences"]
+        found += [(Place.LIGHT, scene.say(_chosen(scene, light), subject))]
     rest = [(Place.SUBJECT, text) for text in first[1:]]
-    rest += [(Place.OTHERS, text) for sentences in others for text in sentences[1:]]
+    rest += [(Place.OTHERS, text) for _, texts in others for text in texts[1:]]
+    rest += [(Place.SETTING, text) for text in around[2:]]
     rest += [
-        (place, scene.say(rng.choice(general[name]), subject))
+        (place, scene.say(_chosen(scene, general[name]), subject))
         for place, name in _GENERAL
         if photographic or name not in _PHOTOGRAPHIC
     ]
     rng.shuffle(rest)
-    if rng.random() < ANCHORED_SHARE:
-        scene.slots["things"] = _listed(scene, things[:3])
-        # At the end it makes a prompt more relevant by itself: so there is something to steer by.
-        rest.insert(0, (rng.choice((Place.WHOLE, Place.CLOSING)), scene.say(rng.choice(general["anchor"]))))
+    for place in _ANCHOR_PLACES[: int(scene.focus * (len(_ANCHOR_PLACES) + 1))]:
+        scene.slots["things"] = _listed(scene, things[:3] if place is Place.CLOSING else things[:1])
+        rest.insert(0, (place, scene.say(rng.choice(general["anchor"]))))
     # The order of what is wanted first differs, or short prompts would all say the same kind of thing.
     cut = rng.randint(0, 2)
     wanted = [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
@@ -264,12 +273,38 @@ def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _about(scene: Scene, noun: Noun, count: int, named_share: float = 1.0) -> list[str]:
-    """Up to `count` sentences; `named_share` of them, at least, name the thing."""
-    rng, frames = scene.rng, kinds()[noun.kind].details
-    named = [frame for frame in frames if "{h}" in frame]
-    chosen = dict.fromkeys(rng.choice(named if rng.random() < named_share else frames) for _ in range(count))
+def _about(scene: Scene, noun: Noun, count: int) -> list[str]:
+    """Up to `count` sentences about a thing."""
+    chosen = dict.fromkeys(_chosen(scene, kinds()[noun.kind].details) for _ in range(count))
     return [scene.say(frame, noun) for frame in chosen]
+
+
+def _surroundings(scene: Scene, subject: Noun) -> list[str]:
+    """Sentences on the setting and what is to be seen there: the more, the less close the prompt keeps to its things."""
+    rng, frames, setting = scene.rng, scenes()["setting"], scene.setting
+    if setting is None:
+        return []
+    said = []
+    if not scene.set_by_text:
+        scene.slots["place"] = rng.choice(setting.phrases)
+        said.append(scene.say(_chosen(scene, frames["place"]), subject))
+    one, several = list(setting.props), list(setting.props_plural)
+    for _ in range(1 + (scene.focus < 0.8) + (scene.focus < 0.4)):
+        props = [rng.choice(one), rng.choice(several)]
+        one.remove(props[0])
+        several.remove(props[1])
+        rng.shuffle(props)
+        scene.slots["prop"], scene.slots["prop2"] = props
+        form, plural = ("pair", True) if rng.random() < 0.5 else ("single", props[0] in setting.props_plural)
+        said.append(scene.say(_chosen(scene, frames[form]), subject, several=plural))
+    return said
+
+
+def _chosen(scene: Scene, frames: Sequence[str]) -> str:
+    """A frame; one that names its thing the likelier, the closer the prompt keeps to what its text names."""
+    fewest, most = NAMED_SHARE
+    named = scene.rng.random() < fewest + scene.focus * (most - fewest)
+    return scene.rng.choice([frame for frame in frames if ("{h}" in frame) == named] or frames)
 
 
 def _repeats(sentence: str, said: Sequence[str]) -> bool:
