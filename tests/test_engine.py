@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -137,11 +138,16 @@ def test_fp32_greedy_tokens_equal_those_of_transformers_on_a_hundred_prompts() -
     forbidden = sorted(tokenizer.special_ids - {tokenizer.end_id})
     model = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).eval()
     asked = prompts(bundle, 100)
-    with running(bundle, max_running=8) as engine:
+    decoder = Decoder.from_bundle(bundle, threads=1, slots=8)
+    engine = Engine(decoder, tokenizer.end_id, queue_limit=256, max_running=8)  # breaks off characters, as they do
+    engine.start()
+    try:
         handles = [
             engine.submit(GenerationRequest(prompt, max_tokens=10, sampling=GREEDY)) for prompt in asked
         ]
         found = [handle.result(60).candidates[0][0] for handle in handles]
+    finally:
+        assert engine.close()
     for prompt, tokens in zip(asked, found, strict=True):
         ids = torch.tensor([prompt])
         out = model.generate(
@@ -294,6 +300,17 @@ def test_no_run_of_words_comes_twice_where_that_is_asked_for(engine: Engine, bun
 
     assert any(repeat(Sampling(1.0, top_k=12)))
     assert not any(repeat(Sampling(1.0, top_k=12, no_repeat=3)))
+
+
+def test_no_character_is_broken_off(engine: Engine, bundle: Bundle) -> None:
+    """The toy model has learnt nothing, and says parts of characters as often as whole ones."""
+    tokens, prompt = bundle.tokenizer().token_bytes(), prompts(bundle, 1)[0]
+    request = GenerationRequest(prompt, n=8, max_tokens=120, sampling=Sampling(1.0, top_p=1.0, top_k=64), seed=1)
+    for said, _ in engine.submit(request).result(60).candidates:
+        text = b"".join(tokens[token] for token in said)
+        first = re.findall(rb"[\xC2-\xF4]", text)
+        broken = re.findall(rb"[\xC2-\xF4](?![\x80-\xBF])", text)
+        assert len(first) > 3 and len(broken) <= 1, text  # the last may be cut off by max_tokens
 
 
 def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:

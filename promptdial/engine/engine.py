@@ -25,6 +25,7 @@ import numpy as np
 
 from promptdial.bundle import Bundle
 from promptdial.engine.cached import Top
+from promptdial.engine.characters import Bytes, Characters
 from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
 from promptdial.engine.length import Pace, Words
@@ -103,6 +104,7 @@ class Engine:
         end_id: int,
         *,
         words: Words | None = None,
+        characters: Bytes | None = None,
         queue_limit: int = 64,
         max_running: int | None = None,
         pause: float = PAUSE,
@@ -111,12 +113,13 @@ class Engine:
     ) -> None:
         """``pause`` is how long running candidates may wait for prompts of others, in steps of the batch to come.
 
-        ``words`` tells what tokens do to the number of words; requests that want one need it.
+        ``words`` tells what tokens do to the number of words; requests that want one need it. ``characters`` tells
+        which tokens are parts of a character; without it, texts may break one off.
         ``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick.
         """
         self._decoder = decoder
         self._end_id = end_id
-        self._words = words
+        self._words, self._characters = words, characters
         self._on_step = on_step
         self._clock = clock
         self._speed = Speed(decoder.slots, decoder.pieces, pause)
@@ -159,10 +162,12 @@ class Engine:
         threads = threads or available_cpus()
         decoder = Decoder.from_bundle(bundle, threads=threads, slots=slots, device=device, capacity=capacity)
         tokenizer = bundle.tokenizer()
+        tokens = tokenizer.token_bytes()
         return cls(
             decoder,
             tokenizer.end_id,
-            words=Words.of(tokenizer.token_bytes()),
+            words=Words.of(tokens),
+            characters=Bytes.of(tokens),
             queue_limit=queue_limit,
             max_running=max_running,
             pause=pause,
@@ -239,6 +244,8 @@ class Engine:
                 candidate.runs = Runs(sampling.no_repeat, words)
             if request.words is not None and sampling.length_tolerance and words is not None:
                 candidate.pace = Pace(request.words, sampling.length_tolerance, words)
+            if self._characters is not None:
+                candidate.characters = Characters(self._characters)
         self._scheduler.submit(generation)
         return generation
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
+from promptdial.engine.characters import Characters
 from promptdial.engine.length import Pace
 from promptdial.engine.sampling import Runs, Sampling, stream
 from promptdial.errors import PromptdialError
@@ -99,7 +100,7 @@ class Status(enum.Enum):
 class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
-    __slots__ = ("cached", "generation", "index", "pace", "reason", "runs", "stream", "tokens")
+    __slots__ = ("cached", "characters", "generation", "index", "pace", "reason", "runs", "stream", "tokens")
 
     def __init__(self, generation: Generation, index: int) -> None:
         self.generation, self.index = generation, index
@@ -112,6 +113,7 @@ class Candidate:
         # Set by the engine, which knows the vocabulary:
         self.runs: Runs | None = None
         self.pace: Pace | None = None
+        self.characters: Characters | None = None
 
     def add(self, token: int) -> None:
         """Grow by a token."""
@@ -121,9 +123,13 @@ class Candidate:
             self.runs.add(token)
         if self.pace is not None:
             self.pace.add(token)
+        if self.characters is not None:
+            self.characters.add(token)
 
     def barred(self, end_id: int) -> Collection[int]:
         """Token ids that must not be chosen next."""
+        if self.characters is not None and (outside := self.characters.barred):
+            return outside
         barred: Collection[int] = () if self.runs is None else self.runs.barred
         if self.pace is not None and not self.pace.may_end:
             return {end_id, *barred}
