@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
 TURN_WEIGHT = 0.02  # the same of turns
@@ -84,8 +84,7 @@ def _mean(mean: float, seconds: float, weight: float = STEP_WEIGHT) -> float:
     return mean + weight * (min(seconds, OUTLIER * mean) - mean)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What is left of a request: ``prompt`` tokens to read, then ``tokens`` for each of ``rows`` candidates.
 
     It comes only in ``delay_s`` seconds.
@@ -98,65 +97,60 @@ class Work:
 
 
 class Forecast:
-    """The loop played forward from now, at 0 s."""
+    """The loop played forward from now, at 0 s, with the speeds of that moment.
+
+    It is made for one admission and plays several queues: a refusal takes up to eight, of eighty requests each.
+    """
 
     def __init__(self, speed: Speed, slots: int, max_running: int) -> None:
         self._speed, self._slots, self._max_running = speed, slots, max_running
-        self._now = 0.0
-        self._turn = self._rows = 0
-        self._ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
-        self._least_turn_s = 0.0
+        self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
+        self._readings: dict[tuple[int, int], tuple[int, float]] = {}  # by tokens and rows: pieces, seconds each
 
     def finish_s(self, works: Sequence[Work], *, busy: bool) -> list[float]:
         """Seconds until each is done; they are served in their order, those with nothing to read run already.
 
         ``busy``: requests are expected to keep coming, so the last ones won't have the engine to themselves.
         """
+        steps = self._steps
         finish = [0.0] * len(works)
+        ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
+        now, turn, rows = 0.0, 0, 0
+
+        def to_next_end(turn_s: float) -> None:
+            nonlocal now, turn, rows
+            end, index, freed = heapq.heappop(ends)
+            now += (end - turn) * turn_s
+            turn, rows = end, rows - freed
+            finish[index] = now
+
         for index, work in enumerate(works):
             if work.prompt > 0:
-                while self._ends and (
-                    self._rows + work.rows > self._slots or len(self._ends) >= self._max_running
-                ):
-                    self._to_next_end(finish)
-                self._to(work.delay_s, finish)
-                self._read(work.prompt, finish)
-            self._rows += work.rows
-            heapq.heappush(self._ends, (self._turn + work.tokens, index, work.rows))
-        self._least_turn_s = self._speed.turn_s if busy else 0.0
-        while self._ends:
-            self._to_next_end(finish)
+                while ends and (rows + work.rows > self._slots or len(ends) >= self._max_running):
+                    to_next_end(steps[rows])
+                while ends and now < work.delay_s:  # until it comes
+                    turns = math.ceil((work.delay_s - now) / steps[rows]) if steps[rows] > 0 else 0
+                    if 0 < turns < ends[0][0] - turn:
+                        now, turn = now + turns * steps[rows], turn + turns
+                    else:
+                        to_next_end(steps[rows])
+                now = max(now, work.delay_s)
+                pieces, piece_s = self._reading(work.prompt, rows)  # one a turn; what runs goes on beside it
+                last = turn + pieces
+                while ends and ends[0][0] <= last:
+                    to_next_end(steps[rows] + piece_s)
+                now, turn = now + (last - turn) * (steps[rows] + piece_s), last
+            rows += work.rows
+            heapq.heappush(ends, (turn + work.tokens, index, work.rows))
+        least_turn_s = self._speed.turn_s if busy else 0.0
+        while ends:
+            to_next_end(max(steps[rows], least_turn_s))
         return finish
 
-    def _read(self, prompt: int, finish: list[float]) -> None:
-        """One piece a turn; what runs goes on beside it."""
-        pieces, seconds = self._speed.prompt_s(prompt, self._rows, self._slots)
-        piece_s = seconds / pieces
-        last = self._turn + pieces
-        while self._ends and self._ends[0][0] <= last:
-            self._to_next_end(finish, piece_s)
-        self._pass(last - self._turn, piece_s)
-
-    def _to(self, moment_s: float, finish: list[float]) -> None:
-        """Let time pass until a request comes."""
-        while self._ends and self._now < moment_s:
-            turn_s = self._turn_s()
-            turns = math.ceil((moment_s - self._now) / turn_s) if turn_s > 0 else 0
-            if turn_s > 0 and self._turn + turns < self._ends[0][0]:
-                self._pass(turns)
-                return
-            self._to_next_end(finish)
-        self._now = max(self._now, moment_s)
-
-    def _to_next_end(self, finish: list[float], extra_s: float = 0.0) -> None:
-        turn, index, rows = heapq.heappop(self._ends)
-        self._pass(turn - self._turn, extra_s)
-        self._rows -= rows
-        finish[index] = self._now
-
-    def _pass(self, turns: int, extra_s: float = 0.0) -> None:
-        self._now += turns * (self._turn_s() + extra_s)
-        self._turn += turns
-
-    def _turn_s(self) -> float:
-        return max(self._speed.step_s(self._rows), self._least_turn_s) if self._rows else 0.0
+    def _reading(self, tokens: int, rows: int) -> tuple[int, float]:
+        """Pieces of a prompt, and seconds of each."""
+        known = self._readings.get((tokens, rows))
+        if known is None:
+            pieces, seconds = self._speed.prompt_s(tokens, rows, self._slots)
+            known = self._readings[tokens, rows] = pieces, seconds / pieces
+        return known

@@ -70,6 +70,7 @@ class Scheduler:
         self._next_deadline = math.inf
         self._last_end = -math.inf  # of a request that ran, or of the warm-up
         self._promises = Promises()
+        self._forecast = Forecast(speed, slots, max_running)  # of the admission under way
         # Of the time it has that a request may be predicted to take, where there are others.
         self._share = 1.0
 
@@ -227,6 +228,7 @@ class Scheduler:
         first = None  # whose turn it is, if not this one's
         if excess <= 0 and available_s == math.inf:
             return
+        self._forecast = Forecast(self.speed, self.slots, self.max_running)
         works = [self._work(each) for each in self._order()]  # once: there may be eighty
         if excess <= 0:
             needed_s = self._needed_s(generation, works, now, busy=self._busy and not due)
@@ -238,7 +240,7 @@ class Scheduler:
                     self._promises.keep(generation)
                     generation.in_company = bool(admitted) and not due
                     return
-        alone_s = self._forecast().finish_s([self._work(generation)], busy=False)[0]
+        alone_s = self._forecast.finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:
             raise Overloaded(
                 f"the request is predicted to take {alone_s:.2f} s on an idle engine, and its deadline leaves "
@@ -251,8 +253,9 @@ class Scheduler:
             if first is not None:
                 retry_after_s = max(SOON_S, first.at - now)
             elif available_s < math.inf:
+                known = needed_s if excess <= 0 and not due else None
                 retry_after_s = self._in_time_s(
-                    generation, works, now, retry_after_s, available_s * min(self._share, PROMISED)
+                    generation, works, now, retry_after_s, available_s * min(self._share, PROMISED), known
                 )
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
@@ -274,14 +277,14 @@ class Scheduler:
         for promise in ahead:
             delay_s = max(0.0, promise.at - now)
             behind = [*works, own, self._work(promise.generation, delay_s)]
-            needed_s = self._forecast().finish_s(behind, busy=self._busy)[-1] - delay_s
+            needed_s = self._forecast.finish_s(behind, busy=self._busy)[-1] - delay_s
             if needed_s > promise.available_s * self._share:
                 return promise
         return None
 
     def _place_s(self, excess: int, works: Sequence[Work], now: float) -> float:
         """Seconds until so many requests are over."""
-        finish = self._forecast().finish_s(works, busy=self._busy)
+        finish = self._forecast.finish_s(works, busy=self._busy)
         # What misses its deadline is dropped then, which frees a place too.
         over = [min(end, _deadline(each) - now) for each, end in zip(self._order(), finish, strict=True)]
         return FIRST * sorted(over)[excess - 1]
@@ -297,27 +300,32 @@ class Scheduler:
         due = self._due(generation, now) + delay_s
         place = before + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
         works = [*others[:place], self._work(generation, delay_s), *others[place:]]
-        return self._forecast().finish_s(works, busy=busy)[place] - delay_s
+        return self._forecast.finish_s(works, busy=busy)[place] - delay_s
 
     def _in_time_s(
-        self, generation: Generation, others: Sequence[Work], now: float, start_s: float, available_s: float
+        self,
+        generation: Generation,
+        others: Sequence[Work],
+        now: float,
+        start_s: float,
+        available_s: float,
+        needed_s: float | None,
     ) -> float:
         """Seconds until the request would meet its deadline, if it came again then with as much time.
 
         What it is late by at a moment is what it has to wait from there at the least; when all the others are done,
-        it is tried in any case.
+        it is tried in any case. ``needed_s``: what it would take from ``start_s`` on, where that is known.
         """
-        idle_s = max(self._forecast().finish_s(others, busy=False), default=0.0)
+        idle_s = max(self._forecast.finish_s(others, busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
-            late_s = self._needed_s(generation, others, now, retry_after_s, busy=self._busy) - available_s
+            if needed_s is None:
+                needed_s = self._needed_s(generation, others, now, retry_after_s, busy=self._busy)
+            late_s, needed_s = needed_s - available_s, None
             if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
             retry_after_s = min(retry_after_s + late_s, idle_s)
         return retry_after_s
-
-    def _forecast(self) -> Forecast:
-        return Forecast(self.speed, self.slots, self.max_running)
 
     def _order(self) -> list[Generation]:
         """Running ones, the one being read last, then those that wait."""
@@ -328,13 +336,15 @@ class Scheduler:
 
     def _work(self, generation: Generation, delay_s: float = 0.0) -> Work:
         request = generation.request
-        left = [candidate for candidate in generation.candidates if candidate.reason is None]
-        done = max((len(candidate.tokens) for candidate in left), default=0)
+        rows, done = request.n, 0
+        if generation.read:
+            left = [len(candidate.tokens) for candidate in generation.candidates if candidate.reason is None]
+            rows, done = len(left), max(left, default=0)
         expected = request.expected_tokens or self.speed.share * request.max_tokens
         tokens = min(max(expected - done, OVERDUE * expected), request.max_tokens - done)
         return Work(
             prompt=len(request.prompt) - generation.read,
-            rows=len(left),
+            rows=rows,
             tokens=max(1, round(tokens)),
             delay_s=delay_s,
         )
