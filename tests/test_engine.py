@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import re
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +139,9 @@ def test_fp32_greedy_tokens_equal_those_of_transformers_on_a_hundred_prompts() -
     model = GPT2LMHeadModel.from_pretrained(tiny_checkpoint()).eval()
     asked = prompts(bundle, 100)
     decoder = Decoder.from_bundle(bundle, threads=1, slots=8)
-    engine = Engine(decoder, tokenizer.end_id, queue_limit=256, max_running=8)  # breaks off characters, as they do
+    engine = Engine(
+        decoder, tokenizer.end_id, queue_limit=256, max_running=8
+    )  # breaks off characters, as they do
     engine.start()
     try:
         handles = [
@@ -305,7 +307,9 @@ def test_no_run_of_words_comes_twice_where_that_is_asked_for(engine: Engine, bun
 def test_no_character_is_broken_off(engine: Engine, bundle: Bundle) -> None:
     """The toy model has learnt nothing, and says parts of characters as often as whole ones."""
     tokens, prompt = bundle.tokenizer().token_bytes(), prompts(bundle, 1)[0]
-    request = GenerationRequest(prompt, n=8, max_tokens=120, sampling=Sampling(1.0, top_p=1.0, top_k=64), seed=1)
+    request = GenerationRequest(
+        prompt, n=8, max_tokens=120, sampling=Sampling(1.0, top_p=1.0, top_k=64), seed=1
+    )
     for said, _ in engine.submit(request).result(60).candidates:
         text = b"".join(tokens[token] for token in said)
         first = re.findall(rb"[\xC2-\xF4]", text)

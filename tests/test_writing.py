@@ -293,7 +293,9 @@ def test_prompts_tell_what_is_around(writer: Writer) -> None:
     assert parsed is not None
     library = settings()["library"]
     for modality, least in (("image", 25), ("video", 25), ("template", 0)):
-        prompts = [writer.prompt(parsed, 110, modality, random.Random(n), None, "").lower() for n in range(30)]
+        prompts = [
+            writer.prompt(parsed, 110, modality, random.Random(n), None, "").lower() for n in range(30)
+        ]
         telling = [
             prompt for prompt in prompts
             if any(prop.lower() in prompt for prop in (*library.props, *library.props_plural))
@@ -309,7 +311,9 @@ def test_what_a_thing_has_is_told_in_two_ways(writer: Writer) -> None:
 
 
 def test_what_is_added_out_of_habit_is_not_told(writer: Writer) -> None:
-    asked = [e for e in written(800) if e.task == "expand" and re.search(r", (4k|8k|hd|masterpiece)\b", e.input)]
+    asked = [
+        e for e in written(800) if e.task == "expand" and re.search(r", (4k|8k|hd|masterpiece)\b", e.input)
+    ]
     assert asked and not [e for e in asked if "masterpiece" in e.output.lower()]
 
 

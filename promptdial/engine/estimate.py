@@ -105,7 +105,9 @@ class Forecast:
     def __init__(self, speed: Speed, slots: int, max_running: int) -> None:
         self._speed, self._slots, self._max_running = speed, slots, max_running
         self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
-        self._readings: dict[tuple[int, int], tuple[int, float]] = {}  # by tokens and rows: pieces, seconds each
+        self._readings: dict[
+            tuple[int, int], tuple[int, float]
+        ] = {}  # by tokens and rows: pieces, seconds each
 
     def finish_s(self, works: Sequence[Work], *, busy: bool) -> list[float]:
         """Seconds until each is done; they are served in their order, those with nothing to read run already.

@@ -14,14 +14,18 @@ _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her
              "person": ("their", "them")}  # fmt: skip
 _POSSESSIVE_SHARE = 0.6  # of "the edges of the bowl", which becomes "the bowl's edges"
 _POSSESSED = re.compile(
-    r"\b[Tt]he (?!(?:rest|middle|centre|front|back|side|whole|matter|size|care|importance|presence)\b)(\w+|\([\w|]+\)) of \{h\}"
+    r"\b[Tt]he (?!(?:rest|middle|centre|front|back|side|whole|matter|size|care|importance|presence)\b)"
+    r"(\w+|\([\w|]+\)) of \{h\}"
 )
 # Kinds of things that may be anywhere, and so say nothing of where the subject is.
 _CARRIED = (
     "food", "drink", "flower", "device", "container", "clothing", "text", "toy", "tool", "object", "instrument",
 )  # fmt: skip
-_SET_APART = {"background", "backdrop", "isolated", "studio", "mockup", "pattern", "logo", "icon", "emblem", "rain", "water",
-              "underwater", "air", "dark", "space", "world"}
+# Words of texts whose things are nowhere, or where no setting of ours is.
+_SET_APART = {
+    "background", "backdrop", "isolated", "studio", "mockup", "pattern", "logo", "icon", "emblem", "rain", "water",
+    "underwater", "air", "dark", "space", "world",
+}  # fmt: skip
 _WHEREABOUTS = {
     "in", "at", "on", "under", "near", "inside", "through", "across", "over", "along", "by", "behind", "above",
     "below", "between", "into", "around", "outside", "within", "beside", "from", "against", "before", "beneath",

@@ -280,7 +280,7 @@ def _about(scene: Scene, noun: Noun, count: int) -> list[str]:
 
 
 def _surroundings(scene: Scene, subject: Noun) -> list[str]:
-    """Sentences on the setting and what is to be seen there: the more, the less close the prompt keeps to its things."""
+    """Sentences on the setting and what is seen there; the more, the less close the prompt keeps to its things."""
     rng, frames, setting = scene.rng, scenes()["setting"], scene.setting
     if setting is None:
         return []
