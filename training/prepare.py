@@ -169,7 +169,12 @@ def captions(data: sources.OpenData) -> list[derive.Row]:
     long = [
         row for row in data.texts if row["source"] in LONG_SOURCES and row["source"] not in TEMPLATES_ONLY
     ]
-    stories = [{**row, "text": _beginning(row["text"]), "key": row["text"]} for row in long]
+    # Long ones whole as well: who pastes a page is to be understood too.
+    stories = [
+        {**row, "text": text, "key": row["text"]}
+        for row in long
+        for text in dict.fromkeys((_beginning(row["text"]), row["text"]))
+    ]
     pairs = {row["input"]: row for row in data.pairs if row["kind"] == "expand"}
     return [*short, *stories, *({**row, "text": text, "key": text} for text, row in pairs.items())]
 

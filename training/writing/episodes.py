@@ -23,7 +23,7 @@ from training.writing.writer import Writer, style_names
 
 Row = Mapping[str, Any]
 
-LONGEST_INPUT = 130  # words of a text that is written about
+LONGEST_INPUT = 160  # words of a text that is written about
 LONGEST_STORY = 50  # words of a prompt about several sentences, at least
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.4, 50
@@ -96,7 +96,7 @@ _CAMERA_MOVES = (
     "the camera pans right", "the camera zooms out", "the camera circles slowly", "the camera tilts down",
 )  # fmt: skip
 # What people put behind a prompt out of habit.
-_HABITS = (
+HABITS = (
     "highly detailed", "4k", "8k", "hd", "sharp focus", "masterpiece", "best quality", "cinematic lighting", "hdr",
     "trending on artstation", "photorealistic", "intricate details", "dramatic lighting", "ultra realistic",
     "award winning", "octane render", "soft lighting", "high resolution", "professional",
@@ -121,7 +121,8 @@ def written(
     """
     writer = Writer(lexicon(lists))
     rng = random.Random(f"written-{seed}")
-    about = [*rng.sample(list(rows), len(rows)), *_composed(lists, len(rows) // 4, rng)]
+    composed = _composed(lists, len(rows) // 4, random.Random(f"composed-{seed}"))
+    about = [*rng.sample(list(rows), len(rows)), *composed]
     rng.shuffle(about)
     left = count
     for turn in range(_MOST_OF_ONE if about else 0):
@@ -237,7 +238,7 @@ def _length(rng: random.Random) -> int:
 def _expand(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:
     draw = rng.random()
     if draw < _HABIT_SHARE:
-        return ", ".join((text.rstrip("."), *rng.sample(_HABITS, rng.choice((1, 2, 3)))))
+        return ", ".join((text.rstrip("."), *rng.sample(HABITS, rng.choice((1, 2, 3)))))
     if draw < 0.65:
         return given if rng.random() < 0.4 else text
     return rules.telegraphic(text, rng) if draw < 0.8 else rules.head_phrase(text, rng)

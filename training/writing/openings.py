@@ -74,6 +74,8 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
             *(("light}",) if scene.slots["light"] in text or not photographic else ()),
             *(() if photographic else ("photograph", "shot", "focus", "depth of field")),
             *(("photograph", "picture", "image") if modality == "video" else ("handheld",)),
+            *(("color}",) if scene.slots["color"] in text or scene.slots["color2"] in text else ()),
+            *(_SHOWINGS if parsed.lead else ()),  # "a picture of a photo of"
         ]
         frames = [frame for frame in frames if not any(word in frame.lower() for word in barred)]
         said = scene.say(rng.choice(frames), several=several)
@@ -128,6 +130,10 @@ _BARE_BACKGROUND = re.compile(
     r"\b(on|against|with) ((?!(?:an?|the|his|her|its|their)\b)(?:[a-z]+ ){0,2}(?:background|backdrop))\b"
 )
 _ARTICLES = {"a", "an", "the", "this", "that"}
+_SHOWINGS = (
+    "picture", "image", "view", "study", "portrayal", "depiction", "rendering", "impression", "scene with", "look at",
+    "scene in which", "scene, ",
+)  # fmt: skip
 
 
 def _missing_article(parsed: Parsed, number: int) -> str:
@@ -140,11 +146,17 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
         return "a" if counted and _following(parsed) != "and" else ""
     before = parsed.tokens[noun.start - 1].lower()
+    joins = before in ("and", "or")
+    if joins and not any(other.end == noun.start - 1 for other in parsed.nouns):
+        return ""  # "blue and white airplane"
     if word in TIMES and before in ("at", "during"):
         return ""
     counted = (noun.kind in _COUNTED_KINDS or word in COUNTED) and (noun.kind, before) != ("food", "of")
     behind_verb = (
-        bool(_VERB.match(before)) and before not in NO_VERBS and parsed.nouns[number - 1].end < noun.start
+        bool(_VERB.match(before))
+        and before not in NO_VERBS
+        and parsed.nouns[number - 1].end < noun.start
+        and (noun.start < 2 or parsed.tokens[noun.start - 2].lower() not in _ARTICLES)  # "a tennis racquet"
     )
     return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before) or behind_verb) else ""
 
@@ -182,13 +194,19 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
         verb = ("are" if subject.plural else "is") if rng.random() < 0.5 else ""
         insert[subject.end] = f"{verb} {_seen(scene)}".strip()
         sentence = bool(verb)
-    elif following in STANDING and frames.stand and rng.random() < 0.5:
+    elif following in STANDING and frames.stand and not _has_verb(parsed) and rng.random() < 0.5:
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
     parts = following in ("of", "and", ",", "or") or following in NO_THINGS  # "shoes product shot"
     if not parts and not sentence and frames.clauses and rng.random() < share:
         insert[subject.end] = _clause(scene, subject)
     return insert, sentence
+
+
+def _has_verb(parsed: Parsed) -> bool:
+    """Whether what stands behind the subject has a participle: "two girls in a library, seated at a table"."""
+    behind = (token.lower() for token in parsed.tokens[parsed.nouns[0].end :])
+    return any(is_participle(word) or (word.endswith("ed") and len(word) > 4) for word in behind)
 
 
 def _seen(scene: Scene) -> str:

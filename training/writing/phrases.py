@@ -64,6 +64,7 @@ _DOERS = (
     "boy",
     "girl",
     "person",
+    "group",
     "animal",
     "bird",
     "fish",
@@ -225,6 +226,8 @@ def _noun_at(
     match = lexicon.find(tokens, at)
     if match is None or at == free > 0:  # directly behind another: "a ball rolls"
         return None
+    if _is_modal(tokens, at):
+        return None
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
     if behind.endswith(("'s", "’s")):
@@ -242,6 +245,7 @@ def _noun_at(
                 plural and not following[2] and _is_article(token_at(tokens, head + length + 1))
             )  # "two men plant a tree"
             or (single and following[2])  # "a ball rolls"
+            or _is_modal(tokens, head + length)
             or _is_deed(tokens, head + length)
         ):
             return Noun(start, modifiers, head, head + length, kind, plural or several)
@@ -278,6 +282,11 @@ def _behind_unknown(
 def token_at(tokens: tuple[str, ...], at: int) -> str:
     """The token at a place in lower case; none behind the last one."""
     return tokens[at].lower() if at < len(tokens) else ""
+
+
+def _is_modal(tokens: tuple[str, ...], at: int) -> bool:
+    """Whether "can" is no tin: "statues can be seen"."""
+    return token_at(tokens, at) == "can" and token_at(tokens, at + 1) in ("be", "see")
 
 
 def _is_finite(tokens: tuple[str, ...], at: int) -> bool:

@@ -12,6 +12,7 @@ from training.writing.phrases import PLACES, UNKNOWN, Noun, Parsed
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
              "person": ("their", "them")}  # fmt: skip
+_SAID = (("his", ("his", "him")), ("her", ("her", "her")))
 _POSSESSIVE_SHARE = 0.6  # of "the edges of the bowl", which becomes "the bowl's edges"
 _POSSESSED = re.compile(
     r"\b[Tt]he (?!(?:rest|middle|centre|front|back|side|whole|matter|size|care|importance|presence)\b)"
@@ -24,14 +25,23 @@ _CARRIED = (
 # Words of texts whose things are nowhere, or where no setting of ours is.
 _SET_APART = {
     "background", "backdrop", "isolated", "studio", "mockup", "pattern", "logo", "icon", "emblem", "rain", "water",
-    "underwater", "air", "dark", "space", "world",
+    "underwater", "air", "dark", "space", "world", "onstage", "match", "game", "festival", "film", "concert", "stadium",
+    "race", "neon", "night", "wave", "waves", "bench", "billboard", "graffiti", "skier", "skiers", "surfer", "surfers",
+    "snowboarder", "astronaut", "astronauts", "batter", "pitcher", "catcher", "umpire", "knight", "knights", "soldier",
+    "soldiers", "diver", "divers", "swimmer", "swimmers", "sailor", "surfboard", "skis", "snowboard", "racquet", "racket",
+    "tennis", "baseball", "football", "soccer", "bat", "skateboarder", "statue", "tank", "sled", "roller",
 }  # fmt: skip
 _WHEREABOUTS = {
     "in", "at", "on", "under", "near", "inside", "through", "across", "over", "along", "by", "behind", "above",
     "below", "between", "into", "around", "outside", "within", "beside", "from", "against", "before", "beneath",
 }  # fmt: skip
-# Kinds of things that are neither solemn nor mysterious by themselves.
+# Kinds of things that are neither solemn nor majestic by themselves, and such as are not solemn.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
+_CHEERFUL = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
+_DARK = {
+    "dark", "storm", "stormy", "abandoned", "haunted", "horror", "ghost", "skeleton", "zombie", "gothic", "war", "ruin",
+    "ruins", "broken", "grave", "graveyard", "night", "midnight", "fog", "foggy", "apocalypse", "cave", "demon", "vampire",
+}  # fmt: skip
 
 
 @dataclass
@@ -52,6 +62,8 @@ class Scene:
         slots = self.slots
         if noun is not None:
             its, them = ("their", "them") if noun.plural else _PRONOUNS.get(noun.kind, ("its", "it"))
+            if noun.kind == "person" and not noun.plural:  # as the text has it
+                its, them = next((said for word, said in _SAID if word in self.parsed.tokens), (its, them))
             slots = {**slots, "h": self.the(noun, self._name(noun)), "its": its, "them": them}
             if not noun.plural and self.rng.random() < _POSSESSIVE_SHARE:
                 frame = _POSSESSED.sub(r"{h}'s \1", frame)
@@ -85,25 +97,35 @@ def new_scene(
     ]
     light = rng.choice(fitting or ["day", "day", "golden", "overcast"])
     colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
-    groups = everything["moods"]["groups"]
-    everyday = [group for group in groups if not {"solemn", "majestic"} & set(group.split())]
-    moods = rng.sample(rng.choice(everyday if parsed.nouns[0].kind in _EVERYDAY else groups).split(), 2)
+    moods = rng.sample(rng.choice(_fitting_moods(parsed.nouns[0].kind, words)).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
     slots["light"] = rng.choice(everything["light"][light]["names"])
     setting, named = _setting(parsed, rng)
     return Scene(parsed, rng, light, roomy, focus, slots, setting, named)
 
 
+def _fitting_moods(kind: str, words: set[str]) -> list[str]:
+    """Groups of moods: a dark text has dark ones, and a kettle or a child at play none that are solemn."""
+    groups: list[str] = scenes()["moods"]["groups"]
+    if words & _DARK:
+        return [group for group in groups if {"solemn", "calm", "majestic"} & set(group.split())]
+    barred = {"solemn", "majestic"} if kind in _EVERYDAY else {"solemn"} if kind in _CHEERFUL else set()
+    return [group for group in groups if not barred & set(group.split())]
+
+
 def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
     """The setting that a text names, or else one in which its things are no surprise, if it leaves that open; and
     whether the text names it.
     """
-    everywhere = settings()
-    heads = {parsed.noun(noun).lower() for noun in parsed.nouns}
+    everywhere, subject = settings(), parsed.nouns[0]
+    heads = {
+        parsed.noun(noun).lower()
+        for noun in parsed.nouns
+        if noun is subject or parsed.tokens[noun.start - 1].lower() in _WHEREABOUTS
+    }
     named = [setting for setting in everywhere.values() if setting.names & heads]
     if len(named) == 1:
         return named[0], True
-    subject = parsed.nouns[0]
     elsewhere = any(
         noun.kind in PLACES
         or (noun.kind == UNKNOWN and parsed.tokens[noun.start - 1].lower() in _WHEREABOUTS)

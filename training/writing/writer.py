@@ -75,6 +75,20 @@ class Place(IntEnum):
     CLOSING = 13
 
 
+# Who does that doesn't also walk about.
+_STILL = {
+    "sleeping",
+    "asleep",
+    "sitting",
+    "sits",
+    "seated",
+    "lying",
+    "laying",
+    "resting",
+    "standing",
+    "posing",
+    "parked",
+}
 _GENERAL = (
     (Place.WHOLE, "composition"),
     (Place.WHOLE, "palette"),
@@ -134,7 +148,7 @@ class Writer:
     def _uncapitalized(self, text: str) -> str:
         """Without the capital of a sentence; names keep theirs."""
         first, _, rest = text.partition(" ")
-        follows = rest[:1].isupper() and first.lower() not in rules.STOPWORDS
+        follows = rest[:1].isupper() and first.lower() not in rules.STOPWORDS and not first.endswith(",")
         common = is_common(first.strip(",.;:"), self._lexicon) and not follows
         return f"{first.lower()} {rest}".strip() if first[:1].isupper() and common else text
 
@@ -216,7 +230,8 @@ def _candidates(
     found += [(Place.LAST_OTHER if last else Place.OTHERS, texts[0]) for last, texts in others]
     if modality == "video":
         frames = kinds()[subject.kind].motion
-        moving = [scene.say(rng.choice(frames), subject)] if frames else []
+        still = _STILL & {token.lower() for token in scene.parsed.tokens}
+        moving = [scene.say(rng.choice(frames), subject)] if frames and not still else []
         found += [(Place.MOTION, text) for text in moving]
         camera = scene.parsed.camera
         found.append(
@@ -288,7 +303,12 @@ def _surroundings(scene: Scene, subject: Noun) -> list[str]:
     if not scene.set_by_text:
         scene.slots["place"] = rng.choice(setting.phrases)
         said.append(scene.say(_chosen(scene, frames["place"]), subject))
-    one, several = list(setting.props), list(setting.props_plural)
+    told = {token.lower() for token in scene.parsed.tokens}
+    one, several = (
+        [prop for prop in props if prop.split()[-1] not in told and prop.split()[-1].rstrip("s") not in told]
+        for props in (setting.props, setting.props_plural)
+    )
+    itself = scene.parsed.noun(subject).lower() in setting.names  # what is around a castle isn't behind it
     for _ in range(1 + (scene.focus < 0.8) + (scene.focus < 0.4)):
         props = [rng.choice(one), rng.choice(several)]
         one.remove(props[0])
@@ -296,7 +316,8 @@ def _surroundings(scene: Scene, subject: Noun) -> list[str]:
         rng.shuffle(props)
         scene.slots["prop"], scene.slots["prop2"] = props
         form, plural = ("pair", True) if rng.random() < 0.5 else ("single", props[0] in setting.props_plural)
-        said.append(scene.say(_chosen(scene, frames[form]), subject, several=plural))
+        choices = [frame for frame in frames[form] if "{h}" not in frame] if itself else frames[form]
+        said.append(scene.say(_chosen(scene, choices), subject, several=plural))
     return said
 
 
