@@ -56,6 +56,9 @@ SUBORDINATE = _words("subordinate")
 SIZES = _words("sizes")
 SPECIFIC = _words("specific")
 TIMES = _words("times")
+SET_APART = _words("set_apart")
+DARK = _words("dark")
+STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
 # Kinds of what may do something to the thing behind: "girl hug teddy bear".
 _DOERS = (
@@ -226,13 +229,12 @@ def _noun_at(
     match = lexicon.find(tokens, at)
     if match is None or at == free > 0:  # directly behind another: "a ball rolls"
         return None
-    if _is_modal(tokens, at):
-        return None
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
     if behind.endswith(("'s", "’s")):
         return None  # "a train conductor's hat"
-    if _is_deed(tokens, at) or _is_finite(tokens, at) or (at > 0 and _is_infinitive(tokens, tags, at)):
+    verb = _is_deed(tokens, at) or _is_finite(tokens, at) or _is_modal(tokens, at)
+    if verb or (at > 0 and _is_infinitive(tokens, tags, at)):
         return None
     if tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
         return None  # "they start painting"

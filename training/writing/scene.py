@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from training.generator import with_articles
 from training.writing.frames import Setting, fill, scenes, settings, usual_settings
-from training.writing.phrases import PLACES, UNKNOWN, Noun, Parsed
+from training.writing.phrases import DARK, PLACES, SET_APART, UNKNOWN, Noun, Parsed
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
              "person": ("their", "them")}  # fmt: skip
@@ -22,15 +22,6 @@ _POSSESSED = re.compile(
 _CARRIED = (
     "food", "drink", "flower", "device", "container", "clothing", "text", "toy", "tool", "object", "instrument",
 )  # fmt: skip
-# Words of texts whose things are nowhere, or where no setting of ours is.
-_SET_APART = {
-    "background", "backdrop", "isolated", "studio", "mockup", "pattern", "logo", "icon", "emblem", "rain", "water",
-    "underwater", "air", "dark", "space", "world", "onstage", "match", "game", "festival", "film", "concert", "stadium",
-    "race", "neon", "night", "wave", "waves", "bench", "billboard", "graffiti", "skier", "skiers", "surfer", "surfers",
-    "snowboarder", "astronaut", "astronauts", "batter", "pitcher", "catcher", "umpire", "knight", "knights", "soldier",
-    "soldiers", "diver", "divers", "swimmer", "swimmers", "sailor", "surfboard", "skis", "snowboard", "racquet", "racket",
-    "tennis", "baseball", "football", "soccer", "bat", "skateboarder", "statue", "tank", "sled", "roller",
-}  # fmt: skip
 _WHEREABOUTS = {
     "in", "at", "on", "under", "near", "inside", "through", "across", "over", "along", "by", "behind", "above",
     "below", "between", "into", "around", "outside", "within", "beside", "from", "against", "before", "beneath",
@@ -38,10 +29,6 @@ _WHEREABOUTS = {
 # Kinds of things that are neither solemn nor majestic by themselves, and such as are not solemn.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
 _CHEERFUL = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
-_DARK = {
-    "dark", "storm", "stormy", "abandoned", "haunted", "horror", "ghost", "skeleton", "zombie", "gothic", "war", "ruin",
-    "ruins", "broken", "grave", "graveyard", "night", "midnight", "fog", "foggy", "apocalypse", "cave", "demon", "vampire",
-}  # fmt: skip
 
 
 @dataclass
@@ -107,7 +94,7 @@ def new_scene(
 def _fitting_moods(kind: str, words: set[str]) -> list[str]:
     """Groups of moods: a dark text has dark ones, and a kettle or a child at play none that are solemn."""
     groups: list[str] = scenes()["moods"]["groups"]
-    if words & _DARK:
+    if words & DARK:
         return [group for group in groups if {"solemn", "calm", "majestic"} & set(group.split())]
     barred = {"solemn", "majestic"} if kind in _EVERYDAY else {"solemn"} if kind in _CHEERFUL else set()
     return [group for group in groups if not barred & set(group.split())]
@@ -132,7 +119,7 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
         or (noun.name and noun is not subject)
         for noun in parsed.nouns
     )
-    if named or elsewhere or parsed.sentences > 1 or _SET_APART & {token.lower() for token in parsed.tokens}:
+    if named or elsewhere or parsed.sentences > 1 or SET_APART & {token.lower() for token in parsed.tokens}:
         return None, False
     usual = usual_settings(subject.kind)
     for noun in parsed.nouns[1:]:

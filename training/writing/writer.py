@@ -19,6 +19,7 @@ from training.writing.frames import kinds, scenes
 from training.writing.openings import opening
 from training.writing.phrases import (
     PLACES,
+    STILL,
     UNKNOWN,
     Lexicon,
     Noun,
@@ -75,20 +76,6 @@ class Place(IntEnum):
     CLOSING = 13
 
 
-# Who does that doesn't also walk about.
-_STILL = {
-    "sleeping",
-    "asleep",
-    "sitting",
-    "sits",
-    "seated",
-    "lying",
-    "laying",
-    "resting",
-    "standing",
-    "posing",
-    "parked",
-}
 _GENERAL = (
     (Place.WHOLE, "composition"),
     (Place.WHOLE, "palette"),
@@ -230,7 +217,7 @@ def _candidates(
     found += [(Place.LAST_OTHER if last else Place.OTHERS, texts[0]) for last, texts in others]
     if modality == "video":
         frames = kinds()[subject.kind].motion
-        still = _STILL & {token.lower() for token in scene.parsed.tokens}
+        still = STILL & {token.lower() for token in scene.parsed.tokens}
         moving = [scene.say(rng.choice(frames), subject)] if frames and not still else []
         found += [(Place.MOTION, text) for text in moving]
         camera = scene.parsed.camera
