@@ -108,6 +108,8 @@ def test_adjectives_are_single_words() -> None:
         ("two men plant a tree on a misty morning", ["men", "tree"]),
         ("a wolf sleeps. Big palm trees", ["wolf", "big palm trees"]),
         ("anime style wizard", ["anime style wizard"]),
+        ("statues can be seen in the park", ["statues", "park"]),
+        ("a can of paint", ["can"]),
     ],
 )
 def test_noun_phrases_are_found(text: str, names: list[str]) -> None:
@@ -289,6 +291,30 @@ def test_what_is_around_fits_the_place_named_or_else_the_things(
     assert _around(writer, text) == around
 
 
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("a kettle on a table", "solemn|tense|majestic|timeless"),
+        ("a boy with a kite", "solemn|tense"),
+        ("an abandoned house", "cheerful|festive|playful|tender"),
+    ],
+)
+def test_moods_fit_the_text(text: str, never: str, writer: Writer) -> None:
+    parsed = writer.parse(text)
+    assert parsed is not None
+    drawn = " ".join(new_scene(parsed, random.Random(n)).slots["mood"] for n in range(60))
+    assert not re.search(rf"\b({never})\b", drawn)
+
+
+def test_who_sleeps_does_not_move(writer: Writer) -> None:
+    steps = re.compile(r"takes a few \w+ steps|flicks its ears|Its flanks rise")
+    for text, moves in (("a dog sleeping on a sofa", False), ("a dog on a sofa", True)):
+        parsed = writer.parse(text)
+        assert parsed is not None
+        prompts = [writer.prompt(parsed, 110, "video", random.Random(n), None, "") for n in range(60)]
+        assert any(steps.search(prompt) for prompt in prompts) == moves
+
+
 def test_prompts_tell_what_is_around(writer: Writer) -> None:
     parsed = writer.parse("a man reading in the library")
     assert parsed is not None
@@ -410,6 +436,10 @@ def test_draws_for_a_text_depend_on_nothing_else() -> None:
         ("a dragon curled around a tower while lightning strikes", "", r"in which|shows how"),
         ("a woman with blue eyes", "", r"in which an? [\w-]+ woman with"),
         ("running shoes product shot", r"shoes product shot", ""),
+        ("blue and white airplane in the sky", "", r"and an? white"),
+        ("a woman holding a tennis racquet", "", r"tennis an? "),
+        ("two girls in a library seated at a table", "", r"girls (stand|wait|pause|linger)"),
+        ("a photo of a cat on a bed", "", r"(picture|image|view|portrayal) of a photo"),
     ],
 )
 def test_what_a_headline_lacks_is_put_where_it_belongs(
