@@ -9,6 +9,7 @@ from training.writing.frames import kinds, scenes
 from training.writing.phrases import (
     BEFORE_ARTICLE,
     COUNTED,
+    DOERS,
     ENDS,
     NO_THINGS,
     NO_VERBS,
@@ -44,6 +45,7 @@ _UNCOUNTED = (
 _OPPOSITES = opposites()
 _ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, (0.4, 0.7)
 _CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
+_NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -191,13 +193,14 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
             insert[subject.end + 1] = _seen(scene)
         return insert, True
     if is_participle(following):
-        verb = ("are" if subject.plural else "is") if rng.random() < 0.5 else ""
+        does = subject.kind in DOERS and rng.random() < 0.5  # "a plate containing food" stays one
+        verb = ("are" if subject.plural else "is") if does else ""
         insert[subject.end] = f"{verb} {_seen(scene)}".strip()
         sentence = bool(verb)
     elif following in STANDING and frames.stand and not _has_verb(parsed) and rng.random() < 0.5:
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
-    parts = following in ("of", "and", ",", "or") or following in NO_THINGS  # "shoes product shot"
+    parts = following in _NO_CLAUSE_BEFORE or following in NO_THINGS  # "shoes product shot"
     if not parts and not sentence and frames.clauses and rng.random() < share:
         insert[subject.end] = _clause(scene, subject)
     return insert, sentence
@@ -211,7 +214,9 @@ def _has_verb(parsed: Parsed) -> bool:
 
 def _seen(scene: Scene) -> str:
     """What may stand before what somebody is doing, at times and where there is room: "is seen holding"."""
-    return scene.rng.choice(_SEEN) if scene.roomy and scene.rng.random() < _SEEN_SHARE else ""
+    if scene.parsed.nouns[0].kind not in DOERS or not scene.roomy or scene.rng.random() >= _SEEN_SHARE:
+        return ""
+    return scene.rng.choice(_SEEN)
 
 
 def _clause(scene: Scene, subject: Noun) -> str:

@@ -61,7 +61,7 @@ DARK = _words("dark")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
 # Kinds of what may do something to the thing behind: "girl hug teddy bear".
-_DOERS = (
+DOERS = (
     "man",
     "woman",
     "boy",
@@ -253,7 +253,7 @@ def _noun_at(
             return Noun(start, modifiers, head, head + length, kind, plural or several)
         head, (length, kind, plural) = head + length, following
     last = head + length
-    if kind not in _DOERS and (behind_unknown := _behind_unknown(tokens, tags, last, lexicon)) is not None:
+    if kind not in DOERS and (behind_unknown := _behind_unknown(tokens, tags, last, lexicon)) is not None:
         head, (length, kind, plural) = last + 1, behind_unknown
     elif (
         last < len(tokens)
@@ -337,6 +337,8 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
         end += 1
     if token_at(tokens, end) in _GROUPS or token_at(tokens, end) in NO_THINGS:
         return None  # "a misty morning"
+    if token_at(tokens, end) == "and" and english.get(tokens[end - 1].lower()) == "JJ":
+        return None  # "a black and white cat"
     if end > at + 2 and is_participle(tokens[end - 1]) and token_at(tokens, end).isalpha():
         end -= 1  # "a female sitting in a bed"
     several = end < len(tokens) and tags[end] == "NNS" and tags[end - 1] == "JJ"
