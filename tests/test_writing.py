@@ -348,7 +348,35 @@ def test_a_camera_move_makes_a_video(writer: Writer) -> None:
     made = written(300, captions=("a fox in the snow, pan left", "a castle on a hill, zoom out"))
     moved = [e for e in made if e.task == "expand" and re.search(r"pan left|zoom out", e.input)]
     assert moved and {e.modality for e in moved} == {"video"}
-    assert [e for e in moved if re.search(r"(Pan left|Zoom out)\.", e.output)]
+    asked = [e for e in made if e.task == "expand" and re.search(r"(Pan left|Zoom out)\.", e.output)]
+    assert asked and all(re.search(r"pan left|zoom out", e.input) for e in asked)
+
+
+def test_what_is_said_of_a_second_thing_names_it(writer: Writer) -> None:
+    """After "a kettle and a dog", "its nose" would be anybody's."""
+    parsed = writer.parse("a kettle and a dog")
+    assert parsed is not None
+    beginnings = {
+        frame: re.split(r"[\[({]", frame)[0] for frame in kinds()["animal"].details if "{h}" not in frame
+    }
+    of_dogs = [beginning for beginning in beginnings.values() if len(beginning) > 20]
+    assert len(of_dogs) > 5
+    for seed in range(60):
+        prompt = writer.prompt(parsed, 110, "image", random.Random(seed), None, "")
+        assert not [beginning for beginning in of_dogs if beginning in prompt], prompt
+
+
+def test_of_a_place_whose_things_the_text_names_nothing_is_told_twice(writer: Writer) -> None:
+    kitchen = settings()["kitchen"]
+    heads = sorted({prop.rsplit(maxsplit=1)[-1] for prop in (*kitchen.props, *kitchen.props_plural)})
+    for text in ("a cat in a kitchen", f"a cat in a kitchen with {' and '.join(heads)}"):
+        parsed = writer.parse(text)
+        assert parsed is not None
+        for seed in range(30):
+            prompt = writer.prompt(parsed, 110, "image", random.Random(seed), None, "").lower()
+            told = [prop for prop in (*kitchen.props, *kitchen.props_plural) if prop.lower() in prompt]
+            named = [prop.rsplit(maxsplit=1)[-1] for prop in told]
+            assert len(named) == len(set(named)) and (len(text) < 30 or not told), prompt
 
 
 def test_a_quoted_text_stays_as_it_is(writer: Writer) -> None:

@@ -155,8 +155,8 @@ def derived(data: sources.OpenData, seed: int) -> list[Episode]:
 
 
 def captions(data: sources.OpenData) -> list[derive.Row]:
-    """What written rows are about: a caption of each picture, short prompts, what long texts begin with, and inputs of
-    pairs, each with its key.
+    """What written rows are about: a caption of each picture, short prompts, long texts and what they begin with, and
+    inputs of pairs, each with its key.
     """
     rows = {
         row.get("group", row["text"]): row
@@ -169,7 +169,7 @@ def captions(data: sources.OpenData) -> list[derive.Row]:
     long = [
         row for row in data.texts if row["source"] in LONG_SOURCES and row["source"] not in TEMPLATES_ONLY
     ]
-    # Long ones whole as well: who pastes a page is to be understood too.
+    # Long ones whole as well: who pastes a paragraph is to be understood too.
     stories = [
         {**row, "text": text, "key": row["text"]}
         for row in long

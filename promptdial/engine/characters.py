@@ -1,5 +1,5 @@
-"""Not breaking off a character: one of several bytes may take several tokens, and a text that goes on with another
-letter after the first of them could not be read.
+"""A character that was begun is finished: one of several bytes may take several tokens, and a text that goes on with
+another letter after the first of them could not be read.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
-    """What each token of a vocabulary does to characters of several bytes (UTF-8).
+class Utf8:
+    """What each token of a vocabulary does to characters of several bytes.
 
     missing: bytes that the token's last character lacks; of a token of nothing but a character's later bytes, their
     number with a minus. outside: the ids that begin with anything else.
@@ -20,7 +20,7 @@ class Bytes:
     outside: Collection[int]
 
     @classmethod
-    def of(cls, tokens: Sequence[bytes]) -> Bytes:
+    def of(cls, tokens: Sequence[bytes]) -> Utf8:
         """From what each id stands for."""
         outside = frozenset(i for i, token in enumerate(tokens) if not token or not _is_later(token[0]))
         return cls([_missing(token) for token in tokens], outside)
@@ -31,7 +31,7 @@ class Characters:
 
     __slots__ = ("_missing", "_table")
 
-    def __init__(self, table: Bytes) -> None:
+    def __init__(self, table: Utf8) -> None:
         self._table, self._missing = table, 0
 
     def add(self, token: int) -> None:

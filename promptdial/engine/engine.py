@@ -25,7 +25,7 @@ import numpy as np
 
 from promptdial.bundle import Bundle
 from promptdial.engine.cached import Top
-from promptdial.engine.characters import Bytes, Characters
+from promptdial.engine.characters import Characters, Utf8
 from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
 from promptdial.engine.length import Pace, Words
@@ -104,7 +104,7 @@ class Engine:
         end_id: int,
         *,
         words: Words | None = None,
-        characters: Bytes | None = None,
+        characters: Utf8 | None = None,
         queue_limit: int = 64,
         max_running: int | None = None,
         pause: float = PAUSE,
@@ -167,7 +167,7 @@ class Engine:
             decoder,
             tokenizer.end_id,
             words=Words.of(tokens),
-            characters=Bytes.of(tokens),
+            characters=Utf8.of(tokens),
             queue_limit=queue_limit,
             max_running=max_running,
             pause=pause,

@@ -1,6 +1,6 @@
 """How long requests will take: the measured speed of steps, and a forecast of the queue by it. No arrays, no locks.
 
-``Speed`` learns from every step. ``forecast`` plays the loop forward over counts of tokens: one piece of a prompt
+``Speed`` learns from every step. ``Forecast`` plays the loop forward over counts of tokens: one piece of a prompt
 and one decode step of all rows in each turn, first in order first served.
 """
 
@@ -87,7 +87,7 @@ def _mean(mean: float, seconds: float, weight: float = STEP_WEIGHT) -> float:
 class Work(NamedTuple):
     """What is left of a request: ``prompt`` tokens to read, then ``tokens`` for each of ``rows`` candidates.
 
-    It comes only in ``delay_s`` seconds.
+    It comes only in ``delay_s`` seconds. A tuple, since an admission makes eighty.
     """
 
     prompt: int
@@ -99,15 +99,14 @@ class Work(NamedTuple):
 class Forecast:
     """The loop played forward from now, at 0 s, with the speeds of that moment.
 
-    It is made for one admission and plays several queues: a refusal takes up to eight, of eighty requests each.
+    It is made for one admission and plays several queues: a refusal takes up to nine, of eighty requests each.
     """
 
     def __init__(self, speed: Speed, slots: int, max_running: int) -> None:
         self._speed, self._slots, self._max_running = speed, slots, max_running
         self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
-        self._readings: dict[
-            tuple[int, int], tuple[int, float]
-        ] = {}  # by tokens and rows: pieces, seconds each
+        # By tokens and rows: pieces, and seconds of each.
+        self._readings: dict[tuple[int, int], tuple[int, float]] = {}
 
     def finish_s(self, works: Sequence[Work], *, busy: bool) -> list[float]:
         """Seconds until each is done; they are served in their order, those with nothing to read run already.

@@ -70,7 +70,6 @@ class Scheduler:
         self._next_deadline = math.inf
         self._last_end = -math.inf  # of a request that ran, or of the warm-up
         self._promises = Promises()
-        self._forecast = Forecast(speed, slots, max_running)  # of the admission under way
         # Of the time it has that a request may be predicted to take, where there are others.
         self._share = 1.0
 
@@ -228,19 +227,19 @@ class Scheduler:
         first = None  # whose turn it is, if not this one's
         if excess <= 0 and available_s == math.inf:
             return
-        self._forecast = Forecast(self.speed, self.slots, self.max_running)
+        forecast = Forecast(self.speed, self.slots, self.max_running)
         works = [self._work(each) for each in self._order()]  # once: there may be eighty
         if excess <= 0:
-            needed_s = self._needed_s(generation, works, now, busy=self._busy and not due)
+            needed_s = self._needed_s(forecast, generation, works, now, busy=self._busy and not due)
             share = doubt if not admitted else 1.0 if due else self._share
             if needed_s <= available_s * share:
                 if admitted:
-                    first = self._broken_by(generation, works, now)
+                    first = self._broken_by(forecast, generation, works, now)
                 if first is None:
                     self._promises.keep(generation)
                     generation.in_company = bool(admitted) and not due
                     return
-        alone_s = self._forecast.finish_s([self._work(generation)], busy=False)[0]
+        alone_s = forecast.finish_s([self._work(generation)], busy=False)[0]
         if alone_s > available_s * doubt:
             raise Overloaded(
                 f"the request is predicted to take {alone_s:.2f} s on an idle engine, and its deadline leaves "
@@ -249,14 +248,12 @@ class Scheduler:
         if told is not None and now < told.start:
             retry_after_s = told.at - now  # it is early: what it was told still holds
         else:
-            retry_after_s = self._place_s(excess, works, now) if excess > 0 else 0.0
+            retry_after_s = self._place_s(forecast, excess, works, now) if excess > 0 else 0.0
             if first is not None:
                 retry_after_s = max(SOON_S, first.at - now)
             elif available_s < math.inf:
-                known = needed_s if excess <= 0 and not due else None
-                retry_after_s = self._in_time_s(
-                    generation, works, now, retry_after_s, available_s * min(self._share, PROMISED), known
-                )
+                promised_s = available_s * min(self._share, PROMISED)
+                retry_after_s = self._in_time_s(forecast, generation, works, now, retry_after_s, promised_s)
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
             raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
@@ -268,7 +265,9 @@ class Scheduler:
             retry_after_s,
         )
 
-    def _broken_by(self, generation: Generation, works: Sequence[Work], now: float) -> Promise | None:
+    def _broken_by(
+        self, forecast: Forecast, generation: Generation, works: Sequence[Work], now: float
+    ) -> Promise | None:
         """A promise that goes before this request, and that would be broken if it were taken."""
         ahead = self._promises.ahead_of(generation, now)
         if not ahead:
@@ -277,20 +276,27 @@ class Scheduler:
         for promise in ahead:
             delay_s = max(0.0, promise.at - now)
             behind = [*works, own, self._work(promise.generation, delay_s)]
-            needed_s = self._forecast.finish_s(behind, busy=self._busy)[-1] - delay_s
+            needed_s = forecast.finish_s(behind, busy=self._busy)[-1] - delay_s
             if needed_s > promise.available_s * self._share:
                 return promise
         return None
 
-    def _place_s(self, excess: int, works: Sequence[Work], now: float) -> float:
+    def _place_s(self, forecast: Forecast, excess: int, works: Sequence[Work], now: float) -> float:
         """Seconds until so many requests are over."""
-        finish = self._forecast.finish_s(works, busy=self._busy)
+        finish = forecast.finish_s(works, busy=self._busy)
         # What misses its deadline is dropped then, which frees a place too.
         over = [min(end, _deadline(each) - now) for each, end in zip(self._order(), finish, strict=True)]
         return FIRST * sorted(over)[excess - 1]
 
     def _needed_s(
-        self, generation: Generation, others: Sequence[Work], now: float, delay_s: float = 0.0, *, busy: bool
+        self,
+        forecast: Forecast,
+        generation: Generation,
+        others: Sequence[Work],
+        now: float,
+        delay_s: float = 0.0,
+        *,
+        busy: bool,
     ) -> float:
         """Seconds from a submission in ``delay_s`` to the request's end, if nothing else came until then.
 
@@ -300,28 +306,27 @@ class Scheduler:
         due = self._due(generation, now) + delay_s
         place = before + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
         works = [*others[:place], self._work(generation, delay_s), *others[place:]]
-        return self._forecast.finish_s(works, busy=busy)[place] - delay_s
+        return forecast.finish_s(works, busy=busy)[place] - delay_s
 
     def _in_time_s(
         self,
+        forecast: Forecast,
         generation: Generation,
         others: Sequence[Work],
         now: float,
         start_s: float,
         available_s: float,
-        needed_s: float | None,
     ) -> float:
         """Seconds until the request would meet its deadline, if it came again then with as much time.
 
         What it is late by at a moment is what it has to wait from there at the least; when all the others are done,
-        it is tried in any case. ``needed_s``: what it would take from ``start_s`` on, where that is known.
+        it is tried in any case.
         """
-        idle_s = max(self._forecast.finish_s(others, busy=False), default=0.0)
+        idle_s = max(forecast.finish_s(others, busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
-            if needed_s is None:
-                needed_s = self._needed_s(generation, others, now, retry_after_s, busy=self._busy)
-            late_s, needed_s = needed_s - available_s, None
+            needed_s = self._needed_s(forecast, generation, others, now, retry_after_s, busy=self._busy)
+            late_s = needed_s - available_s
             if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
             retry_after_s = min(retry_after_s + late_s, idle_s)

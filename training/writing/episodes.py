@@ -1,5 +1,4 @@
-"""Written rows for `prepare`: captions, short prompts, the beginnings of long texts and composed phrases, with prompts
-about them in every length.
+"""Written rows for `prepare`: captions, short prompts, long texts and composed phrases, with prompts about them.
 
 A share of the prompts is about something else, in part or as a whole, so that low and middling relevance can be asked
 for in the same language as high.
@@ -23,7 +22,7 @@ from training.writing.writer import Writer, style_names
 
 Row = Mapping[str, Any]
 
-LONGEST_INPUT = 160  # words of a text that is written about
+LONGEST_INPUT = 140  # words of a text that is written about
 LONGEST_STORY = 50  # words of a prompt about several sentences, at least
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.4, 50
@@ -191,22 +190,27 @@ def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random
 
 def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Episode | None:
     task, modality = rng.choice(_TASKS), rng.choice(_MODALITIES)
-    if parsed.camera:
-        modality = "video"
-    if task == "brief":
+    if task == "brief" and not parsed.camera:
         modality = "template" if rng.random() < 0.7 else modality
+    elif parsed.camera:
+        modality = "video"
     style = rng.choice(sorted(style_names())) if task == "style" else None
     if style is not None:
         parsed = replace(parsed, medium="")
-    text = rules.clean(" ".join(parsed.tokens)) + (f", {parsed.medium}" if parsed.medium else "")
+    move = parsed.camera.rstrip(".").lower()
+    text = ", ".join(
+        [rules.clean(" ".join(parsed.tokens)), *(each for each in (parsed.medium, move) if each)]
+    )
+    what = rng.choice(_BRIEFED[modality])
+    asked = _ASKED[task](row["text"], text, parsed, style, what, rng)
+    if move not in asked.lower():
+        parsed = replace(parsed, camera="")
     subject, length = parsed, _length(rng)
     if parsed.sentences > 1 and task != "compress":  # there is room for the beginning of a story
         length = max(length, min(word_count(row["text"]) + 8, LONGEST_STORY))
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
         subject = writer.altered(parsed, rng) or parsed
-    what = rng.choice(_BRIEFED[modality])
     prompt = rules.clean(writer.prompt(subject, length, modality, rng, style, what))
-    asked = _ASKED[task](row["text"], text, parsed, style, what, rng)
     if task == "compress":
         asked, prompt = prompt, rules.sentence(rules.clean(row["text"]))
         if word_count(asked) < 1.5 * word_count(prompt):

@@ -1,4 +1,4 @@
-"""Sentences with choices in them, as `frames.toml` and `scenes.toml` write them."""
+"""Sentences with choices in them, as `frames.toml`, `scenes.toml` and `settings.toml` write them."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ def scenes() -> Mapping[str, Any]:
     return _read("scenes.toml")
 
 
+@cache
 def _read(name: str) -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 

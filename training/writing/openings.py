@@ -77,9 +77,10 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
             *(() if photographic else ("photograph", "shot", "focus", "depth of field")),
             *(("photograph", "picture", "image") if modality == "video" else ("handheld",)),
             *(("color}",) if scene.slots["color"] in text or scene.slots["color2"] in text else ()),
-            *(_SHOWINGS if parsed.lead else ()),  # "a picture of a photo of"
         ]
         frames = [frame for frame in frames if not any(word in frame.lower() for word in barred)]
+        if parsed.lead:
+            frames = [frame for frame in frames if not _SHOWN.search(frame)]  # "a picture of a photo of"
         said = scene.say(rng.choice(frames), several=several)
     if parsed.medium:
         said = said.rstrip(".") + f", {parsed.medium}."
@@ -132,10 +133,10 @@ _BARE_BACKGROUND = re.compile(
     r"\b(on|against|with) ((?!(?:an?|the|his|her|its|their)\b)(?:[a-z]+ ){0,2}(?:background|backdrop))\b"
 )
 _ARTICLES = {"a", "an", "the", "this", "that"}
-_SHOWINGS = (
-    "picture", "image", "view", "study", "portrayal", "depiction", "rendering", "impression", "scene with", "look at",
-    "scene in which", "scene, ",
-)  # fmt: skip
+_SHOWN = re.compile(
+    r"\b(?:picture|image|view|study|portrayal|depiction|rendering|impression|look|scene)\b",
+    re.IGNORECASE,
+)
 
 
 def _missing_article(parsed: Parsed, number: int) -> str:
@@ -148,8 +149,7 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
         return "a" if counted and _following(parsed) != "and" else ""
     before = parsed.tokens[noun.start - 1].lower()
-    joins = before in ("and", "or")
-    if joins and not any(other.end == noun.start - 1 for other in parsed.nouns):
+    if before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns):
         return ""  # "blue and white airplane"
     if word in TIMES and before in ("at", "during"):
         return ""
@@ -197,7 +197,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
         verb = ("are" if subject.plural else "is") if does else ""
         insert[subject.end] = f"{verb} {_seen(scene)}".strip()
         sentence = bool(verb)
-    elif following in STANDING and frames.stand and not _has_verb(parsed) and rng.random() < 0.5:
+    elif following in STANDING and frames.stand and not _has_participle(parsed) and rng.random() < 0.5:
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
     parts = following in _NO_CLAUSE_BEFORE or following in NO_THINGS  # "shoes product shot"
@@ -206,7 +206,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     return insert, sentence
 
 
-def _has_verb(parsed: Parsed) -> bool:
+def _has_participle(parsed: Parsed) -> bool:
     """Whether what stands behind the subject has a participle: "two girls in a library, seated at a table"."""
     behind = (token.lower() for token in parsed.tokens[parsed.nouns[0].end :])
     return any(is_participle(word) or (word.endswith("ed") and len(word) > 4) for word in behind)

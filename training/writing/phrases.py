@@ -282,8 +282,8 @@ def _behind_unknown(
 
 
 def token_at(tokens: tuple[str, ...], at: int) -> str:
-    """The token at a place in lower case; none behind the last one."""
-    return tokens[at].lower() if at < len(tokens) else ""
+    """The token at a place in lower case; none before the first or behind the last one."""
+    return tokens[at].lower() if 0 <= at < len(tokens) else ""
 
 
 def _is_modal(tokens: tuple[str, ...], at: int) -> bool:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from training.generator import with_articles
 from training.writing.frames import Setting, fill, scenes, settings, usual_settings
-from training.writing.phrases import DARK, PLACES, SET_APART, UNKNOWN, Noun, Parsed
+from training.writing.phrases import DARK, PLACES, SET_APART, UNKNOWN, Noun, Parsed, token_at
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
              "person": ("their", "them")}  # fmt: skip
-_SAID = (("his", ("his", "him")), ("her", ("her", "her")))
 _POSSESSIVE_SHARE = 0.6  # of "the edges of the bowl", which becomes "the bowl's edges"
 _POSSESSED = re.compile(
     r"\b[Tt]he (?!(?:rest|middle|centre|front|back|side|whole|matter|size|care|importance|presence)\b)"
@@ -26,9 +25,9 @@ _WHEREABOUTS = {
     "in", "at", "on", "under", "near", "inside", "through", "across", "over", "along", "by", "behind", "above",
     "below", "between", "into", "around", "outside", "within", "beside", "from", "against", "before", "beneath",
 }  # fmt: skip
-# Kinds of things that are neither solemn nor majestic by themselves, and such as are not solemn.
+# Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
-_CHEERFUL = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
+_LIVING = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
 
 
 @dataclass
@@ -50,7 +49,14 @@ class Scene:
         if noun is not None:
             its, them = ("their", "them") if noun.plural else _PRONOUNS.get(noun.kind, ("its", "it"))
             if noun.kind == "person" and not noun.plural:  # as the text has it
-                its, them = next((said for word, said in _SAID if word in self.parsed.tokens), (its, them))
+                said = (
+                    "man"
+                    if "his" in self.parsed.tokens
+                    else "woman"
+                    if "her" in self.parsed.tokens
+                    else "person"
+                )
+                its, them = _PRONOUNS[said]
             slots = {**slots, "h": self.the(noun, self._name(noun)), "its": its, "them": them}
             if not noun.plural and self.rng.random() < _POSSESSIVE_SHARE:
                 frame = _POSSESSED.sub(r"{h}'s \1", frame)
@@ -76,7 +82,10 @@ class Scene:
 def new_scene(
     parsed: Parsed, rng: random.Random, *, colored: bool = True, roomy: bool = False, focus: float = 0.5
 ) -> Scene:
-    """A scene with its light, colours (or greys) and moods drawn; the light follows the words of the text."""
+    """A scene with its light, colours (or greys), moods and setting drawn, as the words and things of the text allow.
+
+    focus: how close what is said keeps to the things that the text names, 0 to 1.
+    """
     everything = scenes()
     words = {token.lower() for token in parsed.tokens}
     fitting = [
@@ -92,12 +101,12 @@ def new_scene(
 
 
 def _fitting_moods(kind: str, words: set[str]) -> list[str]:
-    """Groups of moods: a dark text has dark ones, and a kettle or a child at play none that are solemn."""
-    groups: list[str] = scenes()["moods"]["groups"]
+    """Groups of moods: a dark text has dark ones, and a kettle or a child at play none that are grave."""
+    groups: dict[str, str] = scenes()["moods"]
     if words & DARK:
-        return [group for group in groups if {"solemn", "calm", "majestic"} & set(group.split())]
-    barred = {"solemn", "majestic"} if kind in _EVERYDAY else {"solemn"} if kind in _CHEERFUL else set()
-    return [group for group in groups if not barred & set(group.split())]
+        return [groups[name] for name in ("calm", "grave", "grand")]
+    barred = ("grave", "grand") if kind in _EVERYDAY else ("grave",) if kind in _LIVING else ()
+    return [moods for name, moods in groups.items() if name not in barred]
 
 
 def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
@@ -108,14 +117,14 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
     heads = {
         parsed.noun(noun).lower()
         for noun in parsed.nouns
-        if noun is subject or parsed.tokens[noun.start - 1].lower() in _WHEREABOUTS
+        if noun is subject or token_at(parsed.tokens, noun.start - 1) in _WHEREABOUTS
     }
     named = [setting for setting in everywhere.values() if setting.names & heads]
     if len(named) == 1:
         return named[0], True
     elsewhere = any(
         noun.kind in PLACES
-        or (noun.kind == UNKNOWN and parsed.tokens[noun.start - 1].lower() in _WHEREABOUTS)
+        or (noun.kind == UNKNOWN and token_at(parsed.tokens, noun.start - 1) in _WHEREABOUTS)
         or (noun.name and noun is not subject)
         for noun in parsed.nouns
     )

@@ -2,7 +2,7 @@
 
 The open data holds few long image prompts, and too many different ones for a small model to learn to speak from. These
 rows are plain English of one kind, hold what their inputs name, and come in every length; `prepare` marks them
-`generated`, method `written`. What can be said is in `frames.toml` and `scenes.toml`.
+`generated`, method `written`. What can be said is in `frames.toml`, `scenes.toml` and `settings.toml`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ LONGEST_TOLD = (
     45  # words of several sentences that are told as they stand; the rest is left to what is said about them
 )
 ROOMY = 40  # words of a prompt in which what the text says has room for clauses
-# Of a prompt that stays close to what its text names, and of one that strays to light and mood: how many of its
-# sentences name a thing, and how often it names all things once more. What lies between is drawn for each prompt, or
-# all of one length would be alike relevant and the command would have nothing to steer.
+# How many sentences of a prompt name a thing: of one that strays to light and mood, and of one that stays close to what
+# its text names. What lies between is drawn for each, or all of one length would be alike relevant, and the command
+# would have nothing to steer.
 NAMED_SHARE = (0.35, 0.9)
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
 _PHOTOGRAPHIC = ("texture", "quality")
@@ -63,7 +63,7 @@ class Place(IntEnum):
 
     SUBJECT = 1
     OTHERS = 2
-    LAST_OTHER = 3
+    SURROUNDING = 3
     MOTION = 4
     ASKED_FOR = 5  # by name: a style, a camera move
     LAYOUT = 6
@@ -83,7 +83,8 @@ _GENERAL = (
     (Place.MOOD, "mood"),
     (Place.QUALITY, "quality"),
 )
-# Where all things are named once more: at the end it makes a prompt more relevant by itself.
+# Where things are named once more, up to three at the end and the subject amid the text: the closer a prompt stays, the
+# more of the two it has. At the end it makes a prompt more relevant by itself.
 _ANCHOR_PLACES = (Place.CLOSING, Place.WHOLE)
 # What a text says once: two sentences about it, drawn apart, would contradict each other.
 _ONCE = {
@@ -209,30 +210,21 @@ def _candidates(
     subject = things[0]
     first = _about(scene, subject, 3)
     others = [
-        (noun is things[-1], _about(scene, noun, 2))
+        (Place.OTHERS if noun in things else Place.SURROUNDING, _about(scene, noun, 2, named=True))
         for noun in (*things[1:], *places)
         if rng.random() < 0.7 + 0.3 * scene.focus
     ]
     found += [(Place.SUBJECT, first[0])]
-    found += [(Place.LAST_OTHER if last else Place.OTHERS, texts[0]) for last, texts in others]
+    found += [(place, texts[0]) for place, texts in others]
     if modality == "video":
-        frames = kinds()[subject.kind].motion
-        still = STILL & {token.lower() for token in scene.parsed.tokens}
-        moving = [scene.say(rng.choice(frames), subject)] if frames and not still else []
-        found += [(Place.MOTION, text) for text in moving]
-        camera = scene.parsed.camera
-        found.append(
-            (Place.ASKED_FOR, camera)
-            if camera
-            else (Place.MOTION, scene.say(_chosen(scene, general["camera"]), subject))
-        )
+        found += _moving(scene, subject, alone=not others)
     around = _surroundings(scene, subject) if modality != "template" else []
     found += [(Place.SETTING, text) for text in around[:2]]
     if photographic:
         light = everything["light"][scene.light]["sentences"]
         found += [(Place.LIGHT, scene.say(_chosen(scene, light), subject))]
     rest = [(Place.SUBJECT, text) for text in first[1:]]
-    rest += [(Place.OTHERS, text) for _, texts in others for text in texts[1:]]
+    rest += [(place, text) for place, texts in others for text in texts[1:]]
     rest += [(Place.SETTING, text) for text in around[2:]]
     rest += [
         (place, scene.say(_chosen(scene, general[name]), subject))
@@ -275,10 +267,25 @@ def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _about(scene: Scene, noun: Noun, count: int) -> list[str]:
-    """Up to `count` sentences about a thing."""
-    chosen = dict.fromkeys(_chosen(scene, kinds()[noun.kind].details) for _ in range(count))
+def _about(scene: Scene, noun: Noun, count: int, *, named: bool = False) -> list[str]:
+    """Up to `count` sentences about a thing; with `named` all of them name it, since "its" would be another's."""
+    frames = kinds()[noun.kind].details
+    if named:
+        frames = [frame for frame in frames if "{h}" in frame]
+    chosen = dict.fromkeys(_chosen(scene, frames) for _ in range(count))
     return [scene.say(frame, noun) for frame in chosen]
+
+
+def _moving(scene: Scene, subject: Noun, *, alone: bool) -> list[tuple[Place, str]]:
+    """What moves in a clip, and what the camera does; the subject is named where it isn't `alone`."""
+    found: list[tuple[Place, str]] = []
+    frames = [frame for frame in kinds()[subject.kind].motion if "{h}" in frame or alone]
+    if frames and not STILL & {token.lower() for token in scene.parsed.tokens}:
+        found.append((Place.MOTION, scene.say(scene.rng.choice(frames), subject)))
+    if scene.parsed.camera:
+        return [*found, (Place.ASKED_FOR, scene.parsed.camera)]
+    camera = _chosen(scene, scenes()["scene"]["camera"])
+    return [*found, (Place.MOTION, scene.say(camera, subject))]
 
 
 def _surroundings(scene: Scene, subject: Noun) -> list[str]:
@@ -291,21 +298,27 @@ def _surroundings(scene: Scene, subject: Noun) -> list[str]:
         scene.slots["place"] = rng.choice(setting.phrases)
         said.append(scene.say(_chosen(scene, frames["place"]), subject))
     told = {token.lower() for token in scene.parsed.tokens}
-    one, several = (
-        [prop for prop in props if prop.split()[-1] not in told and prop.split()[-1].rstrip("s") not in told]
-        for props in (setting.props, setting.props_plural)
-    )
+    heads = {prop: _head(prop) for prop in (*setting.props, *setting.props_plural)}
+    props = {prop: head for prop, head in heads.items() if not told & {head, f"{head}s"}}
     itself = scene.parsed.noun(subject).lower() in setting.names  # what is around a castle isn't behind it
     for _ in range(1 + (scene.focus < 0.8) + (scene.focus < 0.4)):
-        props = [rng.choice(one), rng.choice(several)]
-        one.remove(props[0])
-        several.remove(props[1])
-        rng.shuffle(props)
-        scene.slots["prop"], scene.slots["prop2"] = props
-        form, plural = ("pair", True) if rng.random() < 0.5 else ("single", props[0] in setting.props_plural)
+        pair: list[str] = []
+        for _ in range(2):
+            if not props:
+                return said
+            pair.append(rng.choice(list(props)))
+            head = props[pair[-1]]
+            props = {prop: own for prop, own in props.items() if own != head}
+        scene.slots["prop"], scene.slots["prop2"] = pair
+        form, plural = ("pair", True) if rng.random() < 0.5 else ("single", pair[0] in setting.props_plural)
         choices = [frame for frame in frames[form] if "{h}" not in frame] if itself else frames[form]
         said.append(scene.say(_chosen(scene, choices), subject, several=plural))
     return said
+
+
+def _head(prop: str) -> str:
+    """What is named: of "a stack of plates", "wooden chairs" and "a chair" the last word, as for one."""
+    return prop.rsplit(maxsplit=1)[-1].removesuffix("s")
 
 
 def _chosen(scene: Scene, frames: Sequence[str]) -> str:
