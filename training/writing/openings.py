@@ -18,6 +18,7 @@ from training.writing.phrases import (
     STANDING,
     SUBORDINATE,
     TIMES,
+    UNCOUNTED,
     UNKNOWN,
     VERBS,
     Noun,
@@ -123,7 +124,7 @@ def _richer(scene: Scene) -> tuple[str, str]:
 _VIEW = re.compile(
     r"\b(?:close[- ]?ups?|view|shot|photo|photograph|picture|image|video|footage|portrait|painting|drawing|"
     r"illustration|sketch|render|rendering|scene|timelapse|clip|selfie|scenery|animation|"
-    r"art|watercolou?r|"
+    r"art|lay|watercolou?r|"
     r"pattern|design|composition|concept|mockup|silhouette|version|depiction) (?:of|with|for)$",
     re.IGNORECASE,
 )
@@ -145,6 +146,8 @@ def _missing_article(parsed: Parsed, number: int) -> str:
     if noun.plural or noun.name or noun.start != noun.modifiers or noun.kind == UNKNOWN:
         return ""
     word = parsed.tokens[noun.end - 1].lower()
+    if word in UNCOUNTED:
+        return ""
     if number == 0 and not parsed.lead:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
         return "a" if counted and _following(parsed) != "and" else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from training.generator import with_articles
 from training.writing.frames import Setting, fill, scenes, settings, usual_settings
-from training.writing.phrases import DARK, PLACES, SET_APART, UNKNOWN, Noun, Parsed, token_at
+from training.writing.phrases import DARK, PLACES, SET_APART, UNKNOWN, WHEREABOUTS, Noun, Parsed, token_at
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
              "person": ("their", "them")}  # fmt: skip
@@ -21,10 +21,6 @@ _POSSESSED = re.compile(
 _CARRIED = (
     "food", "drink", "flower", "device", "container", "clothing", "text", "toy", "tool", "object", "instrument",
 )  # fmt: skip
-_WHEREABOUTS = {
-    "in", "at", "on", "under", "near", "inside", "through", "across", "over", "along", "by", "behind", "above",
-    "below", "between", "into", "around", "outside", "within", "beside", "from", "against", "before", "beneath",
-}  # fmt: skip
 # Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
 _LIVING = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
@@ -117,14 +113,14 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
     heads = {
         parsed.noun(noun).lower()
         for noun in parsed.nouns
-        if noun is subject or token_at(parsed.tokens, noun.start - 1) in _WHEREABOUTS
+        if noun is subject or token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS
     }
     named = [setting for setting in everywhere.values() if setting.names & heads]
     if len(named) == 1:
         return named[0], True
     elsewhere = any(
         noun.kind in PLACES
-        or (noun.kind == UNKNOWN and token_at(parsed.tokens, noun.start - 1) in _WHEREABOUTS)
+        or (noun.kind == UNKNOWN and token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS)
         or (noun.name and noun is not subject)
         for noun in parsed.nouns
     )
