@@ -31,6 +31,7 @@ from promptdial.bundle import (
     FORMAT_VERSION,
     MANIFEST,
     TOKENIZER_FILE,
+    WORDS_FILE,
     Bundle,
     file_hash,
     load_bundle,
@@ -79,7 +80,10 @@ def export_bundle(
         manifest = _manifest(checkpoint, name, decoder, parity)
         (folder / CARD_FILE).write_text(model_card(manifest), encoding="utf-8")
         graphs = [name for key, name in decoder.items() if key != "precision"]
-        names = (*graphs, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE)
+        names = [*graphs, TOKENIZER_FILE, SCORER_FILE, SCORER_TOKENIZER_FILE, CARD_FILE]
+        if words := checkpoint.words:
+            (folder / WORDS_FILE).write_text("\n".join(words) + "\n", encoding="utf-8")
+            names.append(WORDS_FILE)
         manifest["files"] = {each: _file_entry(folder / each) for each in names}
         if hf_checkpoint:
             write_folder(checkpoint, folder / "checkpoint", torch.float16)

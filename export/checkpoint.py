@@ -1,8 +1,8 @@
 """What training hands over: a Hugging Face GPT-2 folder plus ``tokenizer.json`` and ``promptdial.json``.
 
 ``promptdial.json`` holds what the bundle needs to know beyond the weights: the command format, tasks,
-support, limits, sampling defaults, data sources, training history, metrics, and validation rows (prompt
-ids, target ids) on which the parity of the exported graph is measured.
+support, limits, sampling defaults, the words of its rows, data sources, training history, metrics, and validation
+rows (prompt ids, target ids) on which the parity of the exported graph is measured.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class Checkpoint:
             return Sampling(**self.metadata.get("sampling", {}))
         except TypeError as error:
             raise ExportError(f"{self.path / METADATA_FILE}: sampling can't be read ({error})") from error
+
+    @property
+    def words(self) -> list[str]:
+        """The words that it was trained on; none if training didn't record them."""
+        return str(self.metadata.get("words", "")).split()
 
     @property
     def forbidden(self) -> list[int]:

@@ -62,6 +62,7 @@ def restore_model(bundle: Bundle) -> GPT2LMHeadModel:
 def restored(bundle: Bundle) -> Checkpoint:
     """The bundle as the checkpoint that it could have been made of, but for validation rows."""
     metadata = {key: bundle.manifest[key] for key in KEPT if key in bundle.manifest}
+    metadata["words"] = " ".join(bundle.words())
     return Checkpoint(
         *(bundle.path, restore_model(bundle), bundle.tokenizer()),
         *(bundle.architecture, bundle.limits, metadata),

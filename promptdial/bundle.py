@@ -27,6 +27,7 @@ from promptdial.tokenizer import PromptTokenizer
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
+WORDS_FILE = "words.txt"  # one a line
 CARD_FILE = "MODEL_CARD.md"
 OBJECTS = ("calibration", "metrics", "parity", "training")  # only shown; what is in them is training's
 REQUIRED = ("name", "files", "decoder", "architecture", "command", "limits", "sampling", "golden")
@@ -179,6 +180,15 @@ class Bundle:
             return PromptTokenizer.load(self.path / TOKENIZER_FILE, self.format)
         except Exception as error:  # tokenizers raises a bare Exception
             raise _damaged(TOKENIZER_FILE, self.path, str(error)) from error
+
+    def words(self) -> list[str]:
+        """The words that the model was trained on, lower case; none in a bundle that doesn't list them."""
+        if WORDS_FILE not in self.files:
+            return []
+        try:
+            return (self.path / WORDS_FILE).read_text(encoding="utf-8").split()
+        except ValueError as error:
+            raise _damaged(WORDS_FILE, self.path, str(error)) from error
 
     def scorer(self, threads: int = 1) -> RelevanceScorer:
         """A new relevance scorer."""

@@ -33,6 +33,7 @@ from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
 from promptdial.engine.length import Words
 from promptdial.engine.scheduler import RETRY_S, Scheduler
+from promptdial.engine.spelling import Spelling
 from promptdial.errors import (
     BundleError,
     Cancelled,
@@ -316,6 +317,46 @@ def test_no_character_is_broken_off(engine: Engine, bundle: Bundle) -> None:
         broken = rb"[\xC2-\xDF](?!%b)|[\xE0-\xEF](?!%b{2})|[\xF0-\xF4](?!%b{3})" % (later, later, later)
         # The last may be cut off by max_tokens.
         assert len(begun) > 3 and len(re.findall(broken, text)) <= 1, text
+
+
+class Mumbling(Decoder):
+    """The real decoder, but a "q" always seems likeliest, and an "o" next."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._said = [bundle.tokenizer().token_id(token) for token in ("q", "o")]
+        super().__init__(bundle.decoder_path, bundle.architecture, threads=1, slots=4)
+
+    def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top:
+        return self._mumbled(super().prefill(row, tokens, past))
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Top:
+        return self._mumbled(super().decode(tokens, lengths))
+
+    def _mumbled(self, top: Top) -> Top:
+        logits, ids = top.logits.copy(), top.ids.copy()
+        logits[:, :2] = logits[:, :1] + [20, 10]
+        ids[:, :2] = self._said
+        return Top(logits, ids)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+def test_what_would_make_a_word_up_is_not_chosen(bundle: Bundle, sampling: Sampling) -> None:
+    tokenizer = bundle.tokenizer()
+    prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), "vroo"))
+
+    def said(known: set[str] | None) -> str:
+        spelling = None if known is None else Spelling.of(tokenizer.token_bytes(), known)
+        engine = Engine(Mumbling(bundle), tokenizer.end_id, spelling=spelling)
+        engine.start()
+        try:
+            request = GenerationRequest(prompt, max_tokens=4, sampling=sampling, seed=1)
+            return tokenizer.decode(engine.submit(request).result(30).candidates[0][0])
+        finally:
+            assert engine.close()
+
+    assert said(None) == said({"qqqqq"}) == "qqqq"
+    assert said({"oooo"}) == "oooo"
+    assert said({"qoq", "o"}).startswith("qoq")
 
 
 def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:

@@ -307,6 +307,15 @@ def test_a_restored_checkpoint_exports_to_a_bundle_that_says_the_same(tmp_path: 
     assert greedy(load_bundle(tiny_bundle()), prompt, 20) == greedy(again, prompt, 20)
 
 
+def test_the_words_of_training_travel_with_the_bundle_and_back(checkpoint: Path, tmp_path: Path) -> None:
+    assert load_bundle(tiny_bundle()).words() == []  # an older checkpoint has none
+    edit(checkpoint / "promptdial.json", lambda details: details.update(words="fox m\u00e9e snow"))
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", scorer=scorer_folder())
+    assert bundle.words() == ["fox", "m\u00e9e", "snow"]
+    assert main([str(bundle.path), "--hf-export", str(tmp_path / "restored")]) == 0
+    assert read_checkpoint(tmp_path / "restored").words == bundle.words()
+
+
 def test_quantized_weights_come_back_within_half_a_step() -> None:
     weight = np.random.default_rng(0).normal(size=(256, 48)).astype(np.float32)
     table, scales = quantize_channels(weight)

@@ -15,6 +15,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from promptdial.bundle import load_bundle
+from promptdial.engine.spelling import words_of
 from promptdial.relevance import load_scorer
 from tests import open_data
 from training import sources
@@ -207,6 +208,9 @@ def test_training_goes_on_from_a_bundle(work: Path, bundle: Path, tiny_bundle: P
     train(work, tiny_bundle, "--steps", "2", "--init", str(start), run=f"from-{kept}")
     details = json.loads((work / f"from-{kept}" / "final" / "promptdial.json").read_text())
     assert details["training"]["init"]["recipe"]["name"] == "test"  # the lineage is kept
+    known = {word for row in read_episodes(work / "episodes", "train") for word in words_of(row.output)}
+    assert load_bundle(bundle).words()
+    assert set(load_bundle(bundle).words()) <= set(details["words"].split()) < known
 
 
 def test_training_starts_from_any_gpt2_and_adds_the_command_tokens(work: Path, tiny_bundle: Path) -> None:

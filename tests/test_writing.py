@@ -11,7 +11,15 @@ from promptdial.command import word_count
 from training import rules
 from training.episodes import Episode
 from training.writing import episodes
-from training.writing.frames import Frames, fill, kinds, scenes, settings, usual_settings
+from training.writing.frames import (
+    Frames,
+    fill,
+    kinds,
+    scenes,
+    settings,
+    usual_settings,
+    usual_settings_of_nouns,
+)
 from training.writing.phrases import Lexicon, parse
 from training.writing.scene import new_scene
 from training.writing.writer import Writer, style_names
@@ -254,6 +262,8 @@ def test_settings_are_noun_phrases_of_one_number() -> None:
     everywhere = settings()
     for kind in kinds():
         assert usual_settings(kind) <= set(everywhere), kind
+    for noun, places in usual_settings_of_nouns().items():
+        assert places and places <= set(everywhere), noun
     for name, setting in everywhere.items():
         assert len(setting.phrases) >= 5 and len(setting.props) >= 12 and len(setting.props_plural) >= 5, name
         for phrase in (*setting.phrases, *setting.props, *setting.props_plural):
@@ -276,9 +286,12 @@ def _around(writer: Writer, text: str) -> set[str]:
     [
         ("a man reading in the library", {"library"}),
         ("a cat in a kitchen", {"kitchen"}),
-        ("a red fox", usual_settings("animal")),
+        ("a red llama", usual_settings("animal")),
+        ("a red fox", {"forest"}),
+        ("two snow leopards", {"snow_field", "mountain"}),
+        ("a galaxy in a bottle", set()),
         ("a woman sitting on a sofa", {"living_room"}),
-        ("a fox wearing a hat", usual_settings("animal")),
+        ("a llama wearing a hat", usual_settings("animal")),
         ("a fox on white background", set()),
         ("a fox in a gribble", set()),
         ("a fox near Mount Fuji", set()),
@@ -296,7 +309,9 @@ def test_what_is_around_fits_the_place_named_or_else_the_things(
     [
         ("a kettle on a table", "solemn|tense|majestic|timeless"),
         ("a boy with a kite", "solemn|tense"),
-        ("an abandoned house", "cheerful|festive|playful|tender"),
+        ("an abandoned house", "cheerful|joyful|playful|tender"),
+        ("a cute house", "mysterious|solemn|tense"),
+        ("a knight fighting a dragon", "calm|serene|playful|tender|timeless"),
     ],
 )
 def test_moods_fit_the_text(text: str, never: str, writer: Writer) -> None:
@@ -304,6 +319,36 @@ def test_moods_fit_the_text(text: str, never: str, writer: Writer) -> None:
     assert parsed is not None
     drawn = " ".join(new_scene(parsed, random.Random(n)).slots["mood"] for n in range(60))
     assert not re.search(rf"\b({never})\b", drawn)
+
+
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("a castle in the fog", "crisp|sharp|sharply|sunlight"),
+        ("an astronaut on a horse", "skin|lips|knuckles|eyebrows|cheeks"),
+        ("a whale underwater", "daylight|midday"),
+        ("a logo of a mountain", "photograph|lens|shot on"),
+    ],
+)
+def test_what_a_text_rules_out_is_not_said(text: str, never: str, writer: Writer) -> None:
+    parsed = writer.parse(text)
+    assert parsed is not None
+    for seed in range(60):
+        prompt = writer.prompt(parsed, 110, "image", random.Random(seed), None, "")
+        assert not re.search(rf"\b({never})\b", prompt, re.IGNORECASE), prompt
+
+
+def test_under_water_the_light_is_dim(writer: Writer) -> None:
+    parsed = writer.parse("a shark and a whale")
+    assert parsed is not None
+    assert {new_scene(parsed, random.Random(n)).light for n in range(60)} == {"dim"}
+
+
+def test_a_place_named_beside_a_thing_is_not_what_a_prompt_is_about(writer: Writer) -> None:
+    parsed = writer.parse("a street market in Marrakesh")
+    assert parsed is not None
+    prompts = [writer.prompt(parsed, 110, "image", random.Random(n), None, "") for n in range(40)]
+    assert not [each for each in prompts if each.count("Marrakesh") > 1]
 
 
 def test_who_sleeps_does_not_move(writer: Writer) -> None:

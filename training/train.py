@@ -37,6 +37,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from promptdial.command import FRAMING_TOKENS
+from promptdial.engine.spelling import words_of
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 PARITY_ROWS = 300
 VALIDATION_ROWS = 1500
+KNOWN_FROM = 3  # rows with a word, from which on an answer may have it
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 HISTORY = "history.jsonl"
 CURVES = "tensorboard"
@@ -97,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
     )
     supported = support.of([episode for episode, _ in fitting if episode.origin != replay.ORIGIN])
     details = _details(args, chosen, tokenizer, train, validation, supported)
+    earlier = checkpoint.read_words(args.init) if args.init else []
+    details["words"] = " ".join(sorted({*earlier, *known_words([episode for episode, _ in fitting])}))
     details["training"]["processes"] = arguments.world_size
     probe = None
     if args.probe_every:
@@ -213,6 +217,12 @@ def _details(
         "metrics": {},
         "validation": parity,
     }
+
+
+def known_words(episodes: Sequence[Episode]) -> set[str]:
+    """The words that several of the rows have in their outputs: what a model may write besides its input's words."""
+    rows = Counter(word for episode in episodes for word in words_of(episode.output))
+    return {word for word, count in rows.items() if count >= KNOWN_FROM}
 
 
 def all_sources(start: Path | None, train: Sequence[Episode]) -> list[dict[str, Any]]:

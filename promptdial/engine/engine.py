@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,8 +41,9 @@ from promptdial.engine.request import (
     Status,
     Timing,
 )
-from promptdial.engine.sampling import MAX_TOP_K, Chooser, Runs, draw
+from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw
 from promptdial.engine.scheduler import RETRY_S, Scheduler
+from promptdial.engine.spelling import Speller, Spelling
 from promptdial.engine.threads import available_cpus
 from promptdial.errors import DeviceError, EngineError, InputTooLong, InvalidRequest, Unavailable
 
@@ -105,6 +106,7 @@ class Engine:
         *,
         words: Words | None = None,
         characters: Utf8 | None = None,
+        spelling: Spelling | None = None,
         queue_limit: int = 64,
         max_running: int | None = None,
         pause: float = PAUSE,
@@ -114,12 +116,13 @@ class Engine:
         """``pause`` is how long running candidates may wait for prompts of others, in steps of the batch to come.
 
         ``words`` tells what tokens do to the number of words; requests that want one need it. ``characters`` tells
-        which tokens are parts of a character; without it, texts may break one off.
+        which tokens are parts of a character; without it, texts may break one off. ``spelling`` tells which words may
+        be written; without it, any.
         ``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick.
         """
         self._decoder = decoder
         self._end_id = end_id
-        self._words, self._characters = words, characters
+        self._words, self._characters, self._spelling = words, characters, spelling
         self._on_step = on_step
         self._clock = clock
         self._speed = Speed(decoder.slots, decoder.pieces, pause)
@@ -162,12 +165,13 @@ class Engine:
         threads = threads or available_cpus()
         decoder = Decoder.from_bundle(bundle, threads=threads, slots=slots, device=device, capacity=capacity)
         tokenizer = bundle.tokenizer()
-        tokens = tokenizer.token_bytes()
+        tokens, known = tokenizer.token_bytes(), bundle.words()
         return cls(
             decoder,
             tokenizer.end_id,
             words=Words.of(tokens),
             characters=Utf8.of(tokens),
+            spelling=Spelling.of(tokens, known) if known else None,
             queue_limit=queue_limit,
             max_running=max_running,
             pause=pause,
@@ -246,6 +250,8 @@ class Engine:
                 candidate.pace = Pace(request.words, sampling.length_tolerance, words)
             if self._characters is not None:
                 candidate.characters = Characters(self._characters)
+            if self._spelling is not None:
+                candidate.speller = Speller(self._spelling, request.prompt)
         self._scheduler.submit(generation)
         return generation
 
@@ -399,6 +405,9 @@ class Engine:
         end_id, capacity = self._end_id, self._decoder.capacity
         barred = [candidate.barred(end_id) for candidate in candidates]
         chosen = chooser.choose(top.logits, top.ids, draws, barred)
+        for row, candidate in enumerate(candidates):
+            if candidate.speller is not None and not candidate.speller.allows(chosen[row]):
+                chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row])
         for candidate, token in zip(candidates, chosen, strict=True):
             if token == end_id or (candidate.pace is not None and candidate.pace.must_end):
                 self._finish(candidate, "stop")
@@ -477,3 +486,11 @@ class Engine:
             decoder.decode([self._end_id] * rows, [1] * rows)
             if measure:
                 self._speed.decoded(rows, self._clock() - begun)
+
+
+def _respelt(candidate: Candidate, speller: Speller, top: Top, row: int, barred: Collection[int]) -> int:
+    """The token of a row whose first choice led to a word that may not be written: drawn anew from the others."""
+    logits, ids = top.logits[row : row + 1], top.ids[row : row + 1]
+    gone = {*barred, *(token for token in ids[0].tolist() if not speller.allows(token))}
+    again = draw(candidate.stream, len(candidate.tokens) + SECOND_DRAWS)
+    return Chooser([candidate.generation.request.sampling]).choose(logits, ids, [again], [gone])[0]

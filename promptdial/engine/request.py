@@ -13,6 +13,7 @@ from typing import Literal
 from promptdial.engine.characters import Characters
 from promptdial.engine.length import Pace
 from promptdial.engine.sampling import Runs, Sampling, stream
+from promptdial.engine.spelling import Speller
 from promptdial.errors import PromptdialError
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,9 @@ class Status(enum.Enum):
 class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
-    __slots__ = ("cached", "characters", "generation", "index", "pace", "reason", "runs", "stream", "tokens")
+    __slots__ = (
+        "cached", "characters", "generation", "index", "pace", "reason", "runs", "speller", "stream", "tokens",
+    )  # fmt: skip
 
     def __init__(self, generation: Generation, index: int) -> None:
         self.generation, self.index = generation, index
@@ -114,6 +117,7 @@ class Candidate:
         self.runs: Runs | None = None
         self.pace: Pace | None = None
         self.characters: Characters | None = None
+        self.speller: Speller | None = None
 
     def add(self, token: int) -> None:
         """Grow by a token."""
@@ -125,6 +129,8 @@ class Candidate:
             self.pace.add(token)
         if self.characters is not None:
             self.characters.add(token)
+        if self.speller is not None:
+            self.speller.add(token)
 
     def barred(self, end_id: int) -> Collection[int]:
         """Token ids that must not be chosen next."""

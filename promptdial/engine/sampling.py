@@ -18,6 +18,7 @@ from promptdial.engine.length import Words
 MASK = (1 << 64) - 1
 STRIDE = 0x9E3779B97F4A7C15
 MAX_TOP_K = 64  # what the decoder's graph gives
+SECOND_DRAWS = 1 << 32  # steps from here on are the second draws of the step without it
 COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 
 

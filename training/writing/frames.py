@@ -75,6 +75,16 @@ def usual_settings(kind: str) -> frozenset[str]:
 
 
 @cache
+def usual_settings_of_nouns() -> Mapping[str, frozenset[str]]:
+    """The same of nouns, lower case and singular, that have settings of their own."""
+    return {
+        noun.replace("-", " "): frozenset(places.split())
+        for nouns, places in _read("settings.toml")["usual_nouns"].items()
+        for noun in nouns.split()
+    }
+
+
+@cache
 def scenes() -> Mapping[str, Any]:
     """What can be said of a scene as a whole, as `scenes.toml` has it."""
     return _read("scenes.toml")

@@ -79,7 +79,11 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
             *(("photograph", "picture", "image") if modality == "video" else ("handheld",)),
             *(("color}",) if scene.slots["color"] in text or scene.slots["color2"] in text else ()),
         ]
-        frames = [frame for frame in frames if not any(word in frame.lower() for word in barred)]
+        frames = [
+            frame
+            for frame in frames
+            if scene.fits(frame) and not any(word in frame.lower() for word in barred)
+        ]
         if parsed.lead:
             frames = [frame for frame in frames if not _SHOWN.search(frame)]  # "a picture of a photo of"
         said = scene.say(rng.choice(frames), several=several)
@@ -200,7 +204,13 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
         verb = ("are" if subject.plural else "is") if does else ""
         insert[subject.end] = f"{verb} {_seen(scene)}".strip()
         sentence = bool(verb)
-    elif following in STANDING and frames.stand and not _has_participle(parsed) and rng.random() < 0.5:
+    elif (
+        following in STANDING
+        and token_at(parsed.tokens, subject.end + 1).lower() not in TIMES  # "a city at night"
+        and frames.stand
+        and not _has_participle(parsed)
+        and rng.random() < 0.5
+    ):
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
     parts = following in _NO_CLAUSE_BEFORE or following in NO_THINGS  # "shoes product shot"
@@ -223,8 +233,16 @@ def _seen(scene: Scene) -> str:
 
 
 def _clause(scene: Scene, subject: Noun) -> str:
-    """Something about the subject, between commas."""
-    clause = scene.say(scene.rng.choice(kinds()[subject.kind].clauses), subject)
+    """Something about the subject, between commas; nothing that begins as what follows does."""
+    following = _following(scene.parsed).lower()
+    clauses = [
+        clause
+        for clause in kinds()[subject.kind].clauses
+        if scene.fits(clause) and clause.split()[0] != following
+    ]
+    if not clauses:
+        return ""
+    clause = scene.say(scene.rng.choice(clauses), subject)
     return f", {clause[:1].lower()}{clause[1:]},"
 
 

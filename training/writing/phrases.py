@@ -36,6 +36,13 @@ def opposites() -> list[frozenset[str]]:
     return [frozenset(words.split()) for words in _table()["opposites"].values()]
 
 
+def unfit(words: set[str]) -> re.Pattern[str] | None:
+    """What can't be said of a text with these words."""
+    rules = _table()["unfit"].values()
+    found = [rule["unfit"] for rule in rules if words & set(rule["words"].split())]
+    return re.compile(rf"\b(?:{'|'.join(found)})\b", re.IGNORECASE) if found else None
+
+
 _TOKEN = re.compile(r"\"[^\"]+\"|-?\d+(?:\.\d+)?[°%][CF]?|[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
 _ARTICLES = _words("articles")
 _NUMBERS = _words("numbers")
@@ -60,6 +67,9 @@ SET_APART = _words("set_apart")
 UNCOUNTED = _words("uncounted")
 WHEREABOUTS = _words("whereabouts")
 DARK = _words("dark")
+SWEET = _words("sweet")
+VIOLENT = _words("violent")
+DRAWN = _words("drawn")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
 # Kinds of what may do something to the thing behind: "girl hug teddy bear".
@@ -169,7 +179,7 @@ class Lexicon:
                 continue
             known = [
                 (kind, plural)
-                for last, plural in _singulars(words[-1])
+                for last, plural in singular_forms(words[-1])
                 if (kind := self._kinds.get((*words[:-1], last))) is not None
             ]
             if known:  # of a plural that is listed itself the singular may be, too
@@ -177,7 +187,7 @@ class Lexicon:
         return None
 
 
-def _singulars(word: str) -> Iterable[tuple[str, bool]]:
+def singular_forms(word: str) -> Iterable[tuple[str, bool]]:
     """What a word may be the plural of; itself first."""
     if word in _IRREGULAR:
         yield _IRREGULAR[word], True

@@ -7,8 +7,21 @@ import re
 from dataclasses import dataclass, field
 
 from training.generator import with_articles
-from training.writing.frames import Setting, fill, scenes, settings, usual_settings
-from training.writing.phrases import DARK, PLACES, SET_APART, UNKNOWN, WHEREABOUTS, Noun, Parsed, token_at
+from training.writing.frames import Setting, fill, scenes, settings, usual_settings, usual_settings_of_nouns
+from training.writing.phrases import (
+    DARK,
+    PLACES,
+    SET_APART,
+    SWEET,
+    UNKNOWN,
+    VIOLENT,
+    WHEREABOUTS,
+    Noun,
+    Parsed,
+    singular_forms,
+    token_at,
+    unfit,
+)
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
              "person": ("their", "them")}  # fmt: skip
@@ -23,6 +36,7 @@ _CARRIED = (
 )  # fmt: skip
 # Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
+_CLOSED = ("bottle", "jar", "teacup", "globe", "snow globe")
 _LIVING = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
 
 
@@ -38,6 +52,11 @@ class Scene:
     slots: dict[str, str] = field(default_factory=dict)
     setting: Setting | None = None
     set_by_text: bool = False  # the text names the setting
+    unfit: re.Pattern[str] | None = None  # what can't be said of it
+
+    def fits(self, sentence: str) -> bool:
+        """Whether a frame or sentence says nothing that the text rules out."""
+        return self.unfit is None or self.unfit.search(sentence) is None
 
     def say(self, frame: str, noun: Noun | None = None, several: bool | None = None) -> str:
         """A frame about a noun of the scene, or about the whole; `several`, where verbs agree with something else."""
@@ -84,30 +103,34 @@ def new_scene(
     """
     everything = scenes()
     words = {token.lower() for token in parsed.tokens}
-    fitting = [
-        name for name, light in everything["light"].items() if words & set(light.get("words", "").split())
-    ]
-    light = rng.choice(fitting or ["day", "day", "golden", "overcast"])
+    place, setting, named = _setting(parsed, rng)
+    lights = everything["light"].items()
+    fitting = [name for name, light in lights if words & set(light.get("words", "").split())]
+    there = [name for name, light in lights if place in light.get("settings", "").split()]
+    light = rng.choice(fitting or there or ["day", "day", "golden", "overcast"])
     colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
     moods = rng.sample(rng.choice(_fitting_moods(parsed.nouns[0].kind, words)).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
     slots["light"] = rng.choice(everything["light"][light]["names"])
-    setting, named = _setting(parsed, rng)
-    return Scene(parsed, rng, light, roomy, focus, slots, setting, named)
+    return Scene(parsed, rng, light, roomy, focus, slots, setting, named, unfit(words))
 
 
 def _fitting_moods(kind: str, words: set[str]) -> list[str]:
     """Groups of moods: a dark text has dark ones, and a kettle or a child at play none that are grave."""
     groups: dict[str, str] = scenes()["moods"]
+    if words & VIOLENT:
+        return [groups["grave"]]
     if words & DARK:
         return [groups[name] for name in ("calm", "grave", "grand")]
-    barred = ("grave", "grand") if kind in _EVERYDAY else ("grave",) if kind in _LIVING else ()
+    barred = (
+        ("grave", "grand") if kind in _EVERYDAY else ("grave",) if kind in _LIVING or words & SWEET else ()
+    )
     return [moods for name, moods in groups.items() if name not in barred]
 
 
-def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
-    """The setting that a text names, or else one in which its things are no surprise, if it leaves that open; and
-    whether the text names it.
+def _setting(parsed: Parsed, rng: random.Random) -> tuple[str, Setting | None, bool]:
+    """The setting that a text names, or else one in which its things are no surprise, if it leaves that open, after its
+    name; and whether the text names it.
     """
     everywhere, subject = settings(), parsed.nouns[0]
     heads = {
@@ -115,9 +138,11 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
         for noun in parsed.nouns
         if noun is subject or token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS
     }
-    named = [setting for setting in everywhere.values() if setting.names & heads]
+    named = [place for place, setting in everywhere.items() if setting.names & heads]
+    if any(parsed.noun(noun).lower() in _CLOSED for noun in parsed.nouns[1:]):
+        return "", None, False  # "a galaxy in a bottle" is in no space
     if len(named) == 1:
-        return named[0], True
+        return named[0], everywhere[named[0]], True
     elsewhere = any(
         noun.kind in PLACES
         or (noun.kind == UNKNOWN and token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS)
@@ -125,9 +150,23 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[Setting | None, bool]:
         for noun in parsed.nouns
     )
     if named or elsewhere or parsed.sentences > 1 or SET_APART & {token.lower() for token in parsed.tokens}:
-        return None, False
-    usual = usual_settings(subject.kind)
+        return "", None, False
+    usual = _usual_settings(parsed, subject)
     for noun in parsed.nouns[1:]:
         if noun.kind not in (*_CARRIED, UNKNOWN):
-            usual &= usual_settings(noun.kind)
-    return (everywhere[rng.choice(sorted(usual))], False) if usual else (None, False)
+            usual &= _usual_settings(parsed, noun)
+    if not usual:
+        return "", None, False
+    place = rng.choice(sorted(usual))
+    return place, everywhere[place], False
+
+
+def _usual_settings(parsed: Parsed, noun: Noun) -> frozenset[str]:
+    """Names of the settings in which a thing is no surprise: its own, or else those of its kind."""
+    own = usual_settings_of_nouns()
+    for name in (parsed.words(noun), parsed.noun(noun)):  # "a snow leopard" is listed, and a leopard
+        *before, last = name.lower().split()
+        for form, _ in singular_forms(last):
+            if (found := own.get(" ".join((*before, form)))) is not None:
+                return found
+    return usual_settings(noun.kind)

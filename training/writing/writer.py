@@ -18,14 +18,17 @@ from training import rules
 from training.writing.frames import kinds, scenes
 from training.writing.openings import opening
 from training.writing.phrases import (
+    DRAWN,
     PLACES,
     STILL,
     UNKNOWN,
+    WHEREABOUTS,
     Lexicon,
     Noun,
     Parsed,
     is_common,
     parse,
+    token_at,
 )
 from training.writing.scene import Scene, new_scene
 
@@ -148,18 +151,19 @@ class Writer:
         `layout`: what a template is, such as a poster; the other modalities don't use it.
         """
         shown = style or parsed.medium  # where there is something, not as a camera would
+        drawn = bool(shown) or bool(DRAWN & {token.lower() for token in parsed.tokens})
         told = parsed.cut(min(words, LONGEST_TOLD))
         scene = new_scene(
             told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY, focus=rng.random()
         )
         scene.slots["kind"] = layout
-        said = [opening(scene, modality, photographic=not shown)]
+        said = [opening(scene, modality, photographic=not drawn)]
         if style is not None and (words < 30 or rng.random() < 0.5):
             said[0] = said[0].rstrip(".") + rng.choice(
                 (f", {style}.", f", in {style} style.", f", {style} style.")
             )
         left = words - word_count(said[0])
-        sentences = _candidates(scene, modality, style, photographic=not shown)
+        sentences = _candidates(scene, modality, style, photographic=not drawn)
         topics = _topics(said[0])
         chosen: list[tuple[Place, str]] = []
         for place, sentence in sentences:
@@ -168,6 +172,7 @@ class Writer:
                 count <= left + 4
                 and left > 4
                 and (place == Place.ASKED_FOR or not about & topics)
+                and scene.fits(sentence)
                 and not _repeats(sentence, (*said, *(text for _, text in chosen)))
             ):
                 chosen.append((place, sentence))
@@ -205,8 +210,12 @@ def _candidates(
         layout = rng.sample(everything["layout"]["details"], 3)
         found += [(Place.LAYOUT, scene.say(frame)) for frame in layout]
     nouns = _described(scene.parsed)
-    things = [noun for noun in nouns if noun.kind not in PLACES] or nouns[:1]
-    places = [noun for noun in nouns if noun.kind in PLACES and noun not in things]
+    things = [
+        noun for noun in nouns if noun.kind not in PLACES and not _names_place(scene.parsed, noun)
+    ] or nouns[:1]
+    places = [
+        noun for noun in nouns if noun.kind in PLACES and noun not in things
+    ]  # of named ones nothing is known
     subject = things[0]
     first = _about(scene, subject, 3)
     others = [
@@ -222,6 +231,8 @@ def _candidates(
     found += [(Place.SETTING, text) for text in around[:2]]
     if photographic:
         light = everything["light"][scene.light]["sentences"]
+        if subject.kind == "sky":  # light doesn't fall on it
+            light = [frame for frame in light if "{h}" not in frame]
         found += [(Place.LIGHT, scene.say(_chosen(scene, light), subject))]
     rest = [(Place.SUBJECT, text) for text in first[1:]]
     rest += [(place, text) for place, texts in others for text in texts[1:]]
@@ -260,6 +271,11 @@ def _described(parsed: Parsed) -> list[Noun]:
         if heads.count(head) == 1 and (noun.kind != UNKNOWN or noun.name)
     ]
     return found or [parsed.nouns[0]]
+
+
+def _names_place(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a name tells where something is, as in "a market in Marrakesh"."""
+    return noun.name and token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS
 
 
 def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:

@@ -1,0 +1,66 @@
+"""Words are spelt as the list of a bundle, or the input, has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from promptdial.engine.spelling import Speller, Spelling, words_of
+
+TOKENS = [b" deep", b"er", b"ider", b".", b"", b" Me", b"dal", b"xican", b"'s", b" 19", b"50", b"s", b"-", b" cap",
+          b"y", b"bara", b"\xc3", b"\xad", b"an", b" a deep"]  # fmt: skip
+WORDS = {"a", "deep", "deeper", "medal", "s", "mee", "m\u00e9e", "an"}
+IDS = {token: number for number, token in enumerate(TOKENS)}
+
+
+def speller(said: list[bytes], prompt: list[bytes] | None = None) -> Speller:
+    made = Speller(Spelling.of(TOKENS, WORDS), [IDS[token] for token in prompt or []])
+    for token in said:
+        made.add(IDS[token])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("said", "token"),
+    [
+        ([], b" deep"), ([b" deep"], b"er"), ([b" deep"], b" deep"), ([b" deep"], b"."), ([b" deep"], b""),
+        ([b" deep", b"er"], b"'s"), ([b" Me"], b"dal"), ([b" Me", b"dal"], b"-"), ([b" deep", b"-"], b"an"),
+        ([b" 19"], b"50"), ([b" 19", b"50"], b"s"), ([b" 19", b"50", b"s"], b" deep"), ([b" deep"], b" a deep"),
+        ([b" a deep"], b"er"),
+    ],
+)  # fmt: skip
+def test_words_of_the_list_may_be_written(said: list[bytes], token: bytes) -> None:
+    assert speller(said).allows(IDS[token])
+
+
+@pytest.mark.parametrize(
+    ("said", "token"),
+    [
+        ([b" deep"], b"ider"), ([b" Me"], b"xican"), ([b" Me"], b"."), ([b" Me"], b""), ([b" Me"], b" deep"),
+        ([], b" cap"), ([b" deep", b"er"], b"er"), ([b"."], b"xican"), ([b" a deep"], b"xican"),
+        ([b" 19", b"50"], b"xican"),
+    ],
+)  # fmt: skip
+def test_others_may_not(said: list[bytes], token: bytes) -> None:
+    assert not speller(said).allows(IDS[token])
+
+
+def test_words_of_the_input_may_be_written_and_with_an_s() -> None:
+    prompt = [b" cap", b"y", b"bara"]
+    assert not speller([b" cap", b"y"]).allows(IDS[b"bara"])
+    assert speller([b" cap", b"y"], prompt).allows(IDS[b"bara"])
+    assert speller([b" cap", b"y", b"bara"], prompt).allows(IDS[b"."])
+    assert speller([b" cap", b"y", b"bara"], prompt).allows(IDS[b"s"])
+    assert not speller([b" cap", b"y"], prompt).allows(IDS[b"."])
+
+
+def test_what_is_said_in_parts_of_characters_is_let_through_up_to_the_next_word() -> None:
+    assert speller([b" Me"]).allows(IDS[b"\xc3"])
+    assert speller([b" Me", b"\xc3", b"\xad"]).allows(IDS[b"xican"])
+    assert not speller([b" Me", b"\xc3", b"\xad", b"."]).allows(IDS[b"xican"])
+
+
+def test_letters_with_accents_are_letters() -> None:
+    assert words_of("Salvador Dal\u00ed's caf\u00e9, 1950s") == {"salvador", "dal\u00ed", "s", "caf\u00e9"}
+    made = Speller(Spelling.of([b" m", "\u00e9e".encode(), b"ee"], WORDS), [])
+    made.add(0)
+    assert made.allows(1) and made.allows(2)
