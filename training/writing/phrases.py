@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from textblob.en import lexicon as english
 from textblob.en import tag
@@ -23,7 +24,7 @@ PLACES = ("room", "city", "nature", "shore", "water", "snow", "sky")
 
 
 @cache
-def _table() -> dict[str, dict[str, str]]:
+def _table() -> dict[str, dict[str, Any]]:
     return tomllib.loads(LEXICON.read_text(encoding="utf-8"))
 
 
