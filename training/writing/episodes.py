@@ -25,7 +25,10 @@ Row = Mapping[str, Any]
 LONGEST_INPUT = 140  # words of a text that is written about
 LONGEST_STORY = 50  # words of a prompt about several sentences, at least
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
-ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.4, 50
+ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.45, 50
+# Of these: such as are about another text altogether, and such as go over to one; the rest are about the same text with
+# other things, or about a part of it.
+OTHER_SHARE, DRIFTING_SHARE = 0.3, 0.25
 _MOST_OF_ONE = 20  # rows about one text
 # Word lists of the open data, by the kind of thing they name.
 LISTS = {
@@ -116,7 +119,7 @@ def written(
 ) -> Iterator[Episode]:
     """`count` rows at most about `rows` (with `text`, `key`, `source`, `licence`) and composed phrases.
 
-    The draws for a row depend on its text alone, as in `training.derive`.
+    The draws for a row depend on its text alone, as in `training.derive`, but for the other text that some are about.
     """
     writer = Writer(lexicon(lists))
     rng = random.Random(f"written-{seed}")
@@ -130,7 +133,8 @@ def written(
                 return
             parsed = _parsed(writer, row["text"])
             own = random.Random(f"{seed}-{turn}-{row['text']}")
-            if parsed is not None and (episode := _episode(writer, row, parsed, own)) is not None:
+            other = _parsed(writer, random.Random(f"other-{seed}-{turn}-{row['text']}").choice(about)["text"])
+            if parsed is not None and (episode := _episode(writer, row, parsed, other, own)) is not None:
                 left -= 1
                 yield episode
 
@@ -188,7 +192,9 @@ def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
 
 
-def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Episode | None:
+def _episode(
+    writer: Writer, row: Row, parsed: Parsed, other: Parsed | None, rng: random.Random
+) -> Episode | None:
     task, modality = rng.choice(_TASKS), rng.choice(_MODALITIES)
     if task == "brief" and not parsed.camera:
         modality = "template" if rng.random() < 0.7 else modality
@@ -205,12 +211,15 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
     asked = _ASKED[task](row["text"], text, parsed, style, what, rng)
     if move not in asked.lower():
         parsed = replace(parsed, camera="")
-    subject, length = parsed, _length(rng)
+    length = _length(rng)
     if parsed.sentences > 1 and task != "compress":  # there is room for the beginning of a story
         length = max(length, min(word_count(row["text"]) + 8, LONGEST_STORY))
+    parts = [(parsed, length)]
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
-        subject = writer.altered(parsed, rng) or parsed
-    prompt = rules.clean(writer.prompt(subject, length, modality, rng, style, what))
+        parts = _altered(writer, parsed, other, length, rng, drifting=style is None)
+    prompt = " ".join(
+        rules.clean(writer.prompt(each, words, modality, rng, style, what)) for each, words in parts
+    )
     if task == "compress":
         asked, prompt = prompt, rules.sentence(rules.clean(row["text"]))
         if word_count(asked) < 1.5 * word_count(prompt):
@@ -232,6 +241,21 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, rng: random.Random) -> Ep
         row["key"],
         words=word_count(prompt),
     )
+
+
+def _altered(
+    writer: Writer, parsed: Parsed, other: Parsed | None, length: int, rng: random.Random, *, drifting: bool
+) -> list[tuple[Parsed, int]]:
+    """What a prompt of a length is about instead of its text, and in how many words each; two with `drifting`."""
+    draw = rng.random()
+    if other is not None:
+        other = replace(other, camera="", medium="")  # the modality is the text's
+    if other is not None and draw < OTHER_SHARE:
+        return [(other, length)]
+    if other is not None and draw < OTHER_SHARE + DRIFTING_SHARE and drifting and length > LONG:
+        own = round(length * rng.uniform(0.2, 0.8))
+        return [(parsed, own), (other, length - own)]
+    return [(writer.altered(parsed, rng) or parsed, length)]
 
 
 def _length(rng: random.Random) -> int:
