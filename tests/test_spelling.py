@@ -7,13 +7,14 @@ import pytest
 from promptdial.engine.spelling import Speller, Spelling, words_of
 
 TOKENS = [b" deep", b"er", b"ider", b".", b"", b" Me", b"dal", b"xican", b"'s", b" 19", b"50", b"s", b"-", b" cap",
-          b"y", b"bara", b"\xc3", b"\xad", b"an", b" a deep"]  # fmt: skip
+          b"y", b"bara", b"\xc3", b"\xad", b"an", b" a deep", b" m", b"\xe2\x80", b"\x99"]  # fmt: skip
 WORDS = {"a", "deep", "deeper", "medal", "s", "mee", "m\u00e9e", "an"}
 IDS = {token: number for number, token in enumerate(TOKENS)}
 
 
 def speller(said: list[bytes], prompt: list[bytes] | None = None) -> Speller:
-    made = Speller(Spelling.of(TOKENS, WORDS), [IDS[token] for token in prompt or []])
+    table = Spelling.of(TOKENS, WORDS)
+    made = Speller(table, table.words_in(IDS[token] for token in prompt or []))
     for token in said:
         made.add(IDS[token])
     return made
@@ -46,21 +47,44 @@ def test_others_may_not(said: list[bytes], token: bytes) -> None:
 
 def test_words_of_the_input_may_be_written_and_with_an_s() -> None:
     prompt = [b" cap", b"y", b"bara"]
-    assert not speller([b" cap", b"y"]).allows(IDS[b"bara"])
+    assert not speller([]).allows(IDS[b" cap"])
+    assert speller([], prompt).allows(IDS[b" cap"])
     assert speller([b" cap", b"y"], prompt).allows(IDS[b"bara"])
     assert speller([b" cap", b"y", b"bara"], prompt).allows(IDS[b"."])
     assert speller([b" cap", b"y", b"bara"], prompt).allows(IDS[b"s"])
     assert not speller([b" cap", b"y"], prompt).allows(IDS[b"."])
+    assert not speller([b" cap", b"y"], prompt).allows(IDS[b""])
 
 
-def test_what_is_said_in_parts_of_characters_is_let_through_up_to_the_next_word() -> None:
-    assert speller([b" Me"]).allows(IDS[b"\xc3"])
-    assert speller([b" Me", b"\xc3", b"\xad"]).allows(IDS[b"xican"])
-    assert not speller([b" Me", b"\xc3", b"\xad", b"."]).allows(IDS[b"xican"])
+def test_a_part_of_a_letter_may_come_where_a_word_goes_on_with_one() -> None:
+    """WORDS has "mée" and none that begins with "medal" or "deep" and a letter with an accent."""
+    assert speller([]).allows(IDS[b"\xc3"])
+    assert speller([b" m"]).allows(IDS[b"\xc3"])
+    assert not speller([b" Me"]).allows(IDS[b"\xc3"])
+    assert not speller([b" deep"]).allows(IDS[b"\xc3"])
+
+
+def test_a_letter_in_parts_lets_anything_follow_up_to_the_next_word() -> None:
+    said = [b" m", b"\xc3", b"\xad"]
+    assert speller(said).allows(IDS[b"xican"]) and speller(said).allows(IDS[b"."])
+    assert not speller([*said, b"."]).allows(IDS[b"xican"])
+
+
+def test_a_part_of_a_sign_ends_a_word() -> None:
+    assert speller([b" deep"]).allows(IDS[b"\xe2\x80"])
+    assert not speller([b" Me"]).allows(IDS[b"\xe2\x80"])
+    assert speller([b" deep", b"\xe2\x80", b"\x99"]).allows(IDS[b"s"])
+
+
+def test_a_word_that_nothing_could_spell_holds_up_to_its_end() -> None:
+    """Where the likeliest tokens all lead astray, the first stays."""
+    astray = [b" deep", b"xican"]
+    assert speller(astray).allows(IDS[b"."]) and speller(astray).allows(IDS[b"er"])
+    assert not speller([*astray, b" Me"]).allows(IDS[b"."])
 
 
 def test_letters_with_accents_are_letters() -> None:
-    assert words_of("Salvador Dal\u00ed's caf\u00e9, 1950s") == {"salvador", "dal\u00ed", "s", "caf\u00e9"}
-    made = Speller(Spelling.of([b" m", "\u00e9e".encode(), b"ee"], WORDS), [])
+    assert words_of("Salvador Dalí's café, 1950s") == {"salvador", "dalí", "s", "café"}
+    made = Speller(Spelling.of([b" m", "ée".encode(), b"ee"], WORDS), [])
     made.add(0)
     assert made.allows(1) and made.allows(2)

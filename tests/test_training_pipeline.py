@@ -222,6 +222,7 @@ def test_training_starts_from_any_gpt2_and_adds_the_command_tokens(work: Path, t
     ).save_pretrained(foreign)
     tokenizer.save(str(foreign / "tokenizer.json"))
     train(work, tiny_bundle, "--steps", "2", "--init", str(foreign), run="from-foreign")
+    assert json.loads((work / "from-foreign" / "final" / "promptdial.json").read_text())["words"] == ""
     config = json.loads((work / "from-foreign" / "final" / "config.json").read_text())
     assert config["vocab_size"] > tokenizer.get_vocab_size() + 60
 

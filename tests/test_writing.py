@@ -290,6 +290,8 @@ def _around(writer: Writer, text: str) -> set[str]:
         ("a red fox", {"forest"}),
         ("two snow leopards", {"snow_field", "mountain"}),
         ("a galaxy in a bottle", set()),
+        ("a woman holding a bottle in a kitchen", {"kitchen"}),
+        ("a t-rex", {"jungle", "swamp"}),
         ("a woman sitting on a sofa", {"living_room"}),
         ("a llama wearing a hat", usual_settings("animal")),
         ("a fox on white background", set()),
@@ -325,6 +327,8 @@ def test_moods_fit_the_text(text: str, never: str, writer: Writer) -> None:
     ("text", "never"),
     [
         ("a castle in the fog", "crisp|sharp|sharply|sunlight"),
+        ("a castle in the haze", "crisp|sharp|sharply|sunlight"),
+        ("oil painting of a castle in the fog", "crisp|sharp|sharply|sunlight"),
         ("an astronaut on a horse", "skin|lips|knuckles|eyebrows|cheeks"),
         ("a whale underwater", "daylight|midday"),
         ("a logo of a mountain", "photograph|lens|shot on"),
@@ -336,6 +340,19 @@ def test_what_a_text_rules_out_is_not_said(text: str, never: str, writer: Writer
     for seed in range(60):
         prompt = writer.prompt(parsed, 110, "image", random.Random(seed), None, "")
         assert not re.search(rf"\b({never})\b", prompt, re.IGNORECASE), prompt
+
+
+def test_some_rows_are_about_another_text_and_some_go_over_to_it() -> None:
+    things = {
+        f"a {thing} on a chair": thing for thing in ("fox", "violin", "kettle", "lantern", "parrot", "teapot")
+    }
+    made = written(600, captions=tuple(things))
+    rows = [row for row in made if row.key in things and row.task in ("expand", "brief") and row.words > 60]
+    told = set()
+    for row in rows:
+        own, output = things[row.key], row.output.lower()
+        told.add((own in output, any(other in output for other in things.values() if other != own)))
+    assert told >= {(True, False), (False, True), (True, True)}
 
 
 def test_under_water_the_light_is_dim(writer: Writer) -> None:

@@ -117,16 +117,12 @@ def load_tokenizer(path: Path, more: CommandFormat | None = None) -> PromptToken
 
 
 def read_details(path: Path) -> dict[str, Any]:
-    """`promptdial.json` of a checkpoint, or `bundle.json`, which holds the same; empty for a foreign GPT-2."""
-    source = path / "bundle.json" if _is_bare_bundle(path) else folder_of(path) / DETAILS
-    return _read_json(source) if source.is_file() else {}
-
-
-def read_words(path: Path) -> list[str]:
-    """The words that a checkpoint or bundle was trained on; none if that wasn't recorded."""
+    """`promptdial.json` of a checkpoint, or the same of a bundle without one; empty for a foreign GPT-2."""
     if _is_bare_bundle(path):
-        return load_bundle(path).words()
-    return str(read_details(path).get("words", "")).split()
+        bundle = load_bundle(path)
+        return {**bundle.manifest, "words": " ".join(bundle.words())}
+    source = folder_of(path) / DETAILS
+    return _read_json(source) if source.is_file() else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -97,10 +97,11 @@ def run(args: argparse.Namespace) -> None:
         *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
         model.num_parameters() / 1e6,
     )
-    supported = support.of([episode for episode, _ in fitting if episode.origin != replay.ORIGIN])
-    details = _details(args, chosen, tokenizer, train, validation, supported)
-    earlier = checkpoint.read_words(args.init) if args.init else []
-    details["words"] = " ".join(sorted({*earlier, *known_words([episode for episode, _ in fitting])}))
+    given = [
+        episode for episode, _ in fitting if episode.origin != replay.ORIGIN
+    ]  # not written by an earlier model
+    details = _details(args, chosen, tokenizer, train, validation, support.of(given))
+    details["words"] = " ".join(sorted(known_words(given, args.init)))
     details["training"]["processes"] = arguments.world_size
     probe = None
     if args.probe_every:
@@ -219,10 +220,16 @@ def _details(
     }
 
 
-def known_words(episodes: Sequence[Episode]) -> set[str]:
-    """The words that several of the rows have in their outputs: what a model may write besides its input's words."""
+def known_words(episodes: Sequence[Episode], start: Path | None) -> set[str]:
+    """The words that a model may write besides its input's: of several rows' outputs, and those of its start.
+
+    None if the start doesn't tell its own: what it has learnt is not to be barred.
+    """
+    earlier = str(checkpoint.read_details(start).get("words", "")).split() if start else []
+    if start and not earlier:
+        return set()
     rows = Counter(word for episode in episodes for word in words_of(episode.output))
-    return {word for word, count in rows.items() if count >= KNOWN_FROM}
+    return {*earlier, *(word for word, count in rows.items() if count >= KNOWN_FROM)}
 
 
 def all_sources(start: Path | None, train: Sequence[Episode]) -> list[dict[str, Any]]:

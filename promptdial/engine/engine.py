@@ -243,6 +243,7 @@ class Engine:
         self._check(request)
         generation = Generation(request, on_event)
         words, sampling = self._words, request.sampling
+        own = [] if self._spelling is None else self._spelling.words_in(request.prompt)
         for candidate in generation.candidates:
             if sampling.no_repeat:
                 candidate.runs = Runs(sampling.no_repeat, words)
@@ -251,7 +252,7 @@ class Engine:
             if self._characters is not None:
                 candidate.characters = Characters(self._characters)
             if self._spelling is not None:
-                candidate.speller = Speller(self._spelling, request.prompt)
+                candidate.speller = Speller(self._spelling, own)
         self._scheduler.submit(generation)
         return generation
 
@@ -407,7 +408,7 @@ class Engine:
         chosen = chooser.choose(top.logits, top.ids, draws, barred)
         for row, candidate in enumerate(candidates):
             if candidate.speller is not None and not candidate.speller.allows(chosen[row]):
-                chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row])
+                chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
         for candidate, token in zip(candidates, chosen, strict=True):
             if token == end_id or (candidate.pace is not None and candidate.pace.must_end):
                 self._finish(candidate, "stop")
@@ -488,9 +489,16 @@ class Engine:
                 self._speed.decoded(rows, self._clock() - begun)
 
 
-def _respelt(candidate: Candidate, speller: Speller, top: Top, row: int, barred: Collection[int]) -> int:
-    """The token of a row whose first choice led to a word that may not be written: drawn anew from the others."""
+def _respelt(
+    candidate: Candidate, speller: Speller, top: Top, row: int, barred: Collection[int], first: int
+) -> int:
+    """The token of a row whose first choice led to a word that may not be written.
+
+    Drawn anew from the others; the first stays where none of them may be chosen.
+    """
     logits, ids = top.logits[row : row + 1], top.ids[row : row + 1]
-    gone = {*barred, *(token for token in ids[0].tolist() if not speller.allows(token))}
+    gone = {token for token in ids[0].tolist() if token in barred or not speller.allows(token)}
+    if len(gone) == ids.shape[1]:
+        return first
     again = draw(candidate.stream, len(candidate.tokens) + SECOND_DRAWS)
     return Chooser([candidate.generation.request.sampling]).choose(logits, ids, [again], [gone])[0]

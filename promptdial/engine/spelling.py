@@ -1,7 +1,7 @@
 """Words are spelt as the model has learnt them: where a small model is unsure within a word, it makes one up.
 
 An answer may hold the words of the bundle's list, which are those of what the model was trained on, and the words of
-its own input. A token that leads to any other is not chosen. What is no letter, a digit or a hyphen, ends a word.
+its own input. A token that leads to any other is not chosen. Anything but a letter ends a word.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]+")
+PART = (
+    "\x80"  # stands for a part of a letter of several bytes, in which all but ASCII are; sorts behind ASCII
+)
+_RUN = re.compile(rf"(?:[^\W\d_]|{PART})+")
+# Undecodable bytes: those of signs, as all characters of three bytes or more count here, and those of letters.
+_SIGN_PARTS, _LETTER_PARTS = re.compile("[\udce0-\udcff][\udc80-\udcbf]*"), re.compile("[\udc80-\udcdf]+")
 
 
 def words_of(text: str) -> set[str]:
     """The words of a text, lower case: its runs of letters."""
-    return set(WORD.findall(text.lower()))
+    return set(_WORD.findall(text.lower()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,50 +30,45 @@ class Spelling:
     """The words that may be written, sorted, and what each token of a vocabulary adds to a word.
 
     parts: the letters that a token goes on with, whether it then ends the word, and the letters that it begins the next
-    with; None for a token that is no whole characters.
+    one with.
     """
 
     words: Sequence[str]
     tokens: Sequence[bytes]
-    parts: Sequence[tuple[str, bool, str] | None]
+    parts: Sequence[tuple[str, bool, str]]
 
     @classmethod
     def of(cls, tokens: Sequence[bytes], words: Iterable[str]) -> Spelling:
         """From what each id stands for; control tokens, which stand for nothing, end a word."""
         return cls(sorted(words), tokens, [_parts(token) for token in tokens])
 
+    def words_in(self, prompt: Iterable[int]) -> Sequence[str]:
+        """The words of an input, from its ids, and each with an "s" behind it; sorted."""
+        own = words_of(b"".join(self.tokens[token] for token in prompt).decode(errors="replace"))
+        return sorted(own | {f"{word}s" for word in own})
+
 
 class Speller:
     """The word that a text is at, and which tokens spell one that may be written."""
 
-    __slots__ = ("_own", "_table", "_word")
+    __slots__ = ("_table", "_word", "_words")
 
-    def __init__(self, table: Spelling, prompt: Iterable[int]) -> None:
-        """``prompt`` is the ids of the input, whose words may be written too, and with an "s" behind them."""
-        text = b"".join(table.tokens[token] for token in prompt).decode(errors="replace")
-        own = words_of(text)
-        self._table = table
-        self._own = sorted(own | {f"{word}s" for word in own})
-        self._word: str | None = ""  # letters since the last sign or space; None: it can't be told
+    def __init__(self, table: Spelling, own: Sequence[str]) -> None:
+        """``own``: words that may be written besides the table's, sorted."""
+        self._table, self._words = table, (table.words, own)
+        # Letters since the last sign or space. None: up to the next one, anything may come; a letter is not whole, or
+        # the word is none that may be written, since no token that would spell one could be had.
+        self._word: str | None = ""
 
     def add(self, token: int) -> None:
         """Note the text's next token."""
-        parts = self._table.parts[token]
-        if parts is None:
-            self._word = None
-            return
-        goes_on, ends, begins = parts
-        if ends:
-            self._word = begins
-        elif self._word is not None:
-            self._word += goes_on
+        goes_on, ends, begins = self._table.parts[token]
+        word = begins if ends else None if self._word is None else self._word + goes_on
+        self._word = None if word and (PART in word or not self._knows(word, whole=False)) else word
 
     def allows(self, token: int) -> bool:
         """Whether the text, with this token, holds words that may be written and a beginning of one."""
-        parts = self._table.parts[token]
-        if parts is None:
-            return True
-        goes_on, ends, begins = parts
+        goes_on, ends, begins = self._table.parts[token]
         if self._word is not None:
             word = self._word + goes_on
             if word and not self._knows(word, whole=ends):
@@ -75,21 +76,25 @@ class Speller:
         return not begins or self._knows(begins, whole=False)
 
     def _knows(self, word: str, *, whole: bool) -> bool:
-        return any(_has(words, word, whole=whole) for words in (self._table.words, self._own))
+        if PART in word:  # of the letter that is not whole it is only known that it isn't ASCII
+            word, whole = word[: word.index(PART) + 1], False
+            if word == PART:
+                return True
+        return any(_has(words, word, whole=whole) for words in self._words)
 
 
 def _has(words: Sequence[str], word: str, *, whole: bool) -> bool:
     """Whether sorted words have this one, or, if it isn't whole, one that begins so."""
     place = bisect_left(words, word)
-    return place < len(words) and (words[place] == word if whole else words[place].startswith(word))
+    if place == len(words):
+        return False
+    return words[place] == word if whole else words[place].startswith(word.removesuffix(PART))
 
 
-def _parts(token: bytes) -> tuple[str, bool, str] | None:
-    try:
-        text = token.decode().lower()
-    except UnicodeDecodeError:
-        return None
-    runs = list(WORD.finditer(text))
+def _parts(token: bytes) -> tuple[str, bool, str]:
+    text = token.decode(errors="surrogateescape").lower()
+    text = _LETTER_PARTS.sub(PART, _SIGN_PARTS.sub(f"-{PART}", text))
+    runs = list(_RUN.finditer(text))
     first = runs[0].group() if runs and runs[0].start() == 0 else ""
     if text and len(first) == len(text):
         return text, False, ""

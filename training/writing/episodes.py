@@ -26,8 +26,8 @@ LONGEST_INPUT = 140  # words of a text that is written about
 LONGEST_STORY = 50  # words of a prompt about several sentences, at least
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.45, 50
-# Of these: such as are about another text altogether, and such as go over to one; the rest are about the same text with
-# other things, or about a part of it.
+# Of these: such as are about another text altogether, and, where there is room, such as go over to one; the rest are
+# about the same text with other things, or about a part of it.
 OTHER_SHARE, DRIFTING_SHARE = 0.3, 0.25
 _MOST_OF_ONE = 20  # rows about one text
 # Word lists of the open data, by the kind of thing they name.
@@ -133,7 +133,7 @@ def written(
                 return
             parsed = _parsed(writer, row["text"])
             own = random.Random(f"{seed}-{turn}-{row['text']}")
-            other = _parsed(writer, random.Random(f"other-{seed}-{turn}-{row['text']}").choice(about)["text"])
+            other = random.Random(f"other-{seed}-{turn}-{row['text']}").choice(about)["text"]
             if parsed is not None and (episode := _episode(writer, row, parsed, other, own)) is not None:
                 left -= 1
                 yield episode
@@ -192,9 +192,7 @@ def _composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
 
 
-def _episode(
-    writer: Writer, row: Row, parsed: Parsed, other: Parsed | None, rng: random.Random
-) -> Episode | None:
+def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.Random) -> Episode | None:
     task, modality = rng.choice(_TASKS), rng.choice(_MODALITIES)
     if task == "brief" and not parsed.camera:
         modality = "template" if rng.random() < 0.7 else modality
@@ -216,7 +214,8 @@ def _episode(
         length = max(length, min(word_count(row["text"]) + 8, LONGEST_STORY))
     parts = [(parsed, length)]
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
-        parts = _altered(writer, parsed, other, length, rng, drifting=style is None)
+        may_drift = length > LONG and style is None and modality != "template"
+        parts = _altered(writer, parsed, other, length, rng, may_drift=may_drift)
     prompt = " ".join(
         rules.clean(writer.prompt(each, words, modality, rng, style, what)) for each, words in parts
     )
@@ -244,17 +243,14 @@ def _episode(
 
 
 def _altered(
-    writer: Writer, parsed: Parsed, other: Parsed | None, length: int, rng: random.Random, *, drifting: bool
+    writer: Writer, parsed: Parsed, other: str, length: int, rng: random.Random, *, may_drift: bool
 ) -> list[tuple[Parsed, int]]:
-    """What a prompt of a length is about instead of its text, and in how many words each; two with `drifting`."""
+    """What a prompt of a length is about instead of its text, and in how many words each."""
     draw = rng.random()
-    if other is not None:
-        other = replace(other, camera="", medium="")  # the modality is the text's
-    if other is not None and draw < OTHER_SHARE:
-        return [(other, length)]
-    if other is not None and draw < OTHER_SHARE + DRIFTING_SHARE and drifting and length > LONG:
-        own = round(length * rng.uniform(0.2, 0.8))
-        return [(parsed, own), (other, length - own)]
+    if draw < OTHER_SHARE + DRIFTING_SHARE * may_drift and (found := _parsed(writer, other)) is not None:
+        elsewhere = replace(found, camera="", medium="")  # of which the modality is not
+        own = round(length * rng.uniform(0.2, 0.8)) if draw >= OTHER_SHARE else 0
+        return [(parsed, own), (elsewhere, length - own)] if own else [(elsewhere, length)]
     return [(writer.altered(parsed, rng) or parsed, length)]
 
 

@@ -76,11 +76,12 @@ def usual_settings(kind: str) -> frozenset[str]:
 
 @cache
 def usual_settings_of_nouns() -> Mapping[str, frozenset[str]]:
-    """The same of nouns, lower case and singular, that have settings of their own."""
+    """Names of such settings by noun, lower case and singular, of nouns that have others than their kind."""
     return {
-        noun.replace("-", " "): frozenset(places.split())
+        form: frozenset(places.split())
         for nouns, places in _read("settings.toml")["usual_nouns"].items()
         for noun in nouns.split()
+        for form in (noun, noun.replace("-", " "))
     }
 
 

@@ -79,11 +79,7 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
             *(("photograph", "picture", "image") if modality == "video" else ("handheld",)),
             *(("color}",) if scene.slots["color"] in text or scene.slots["color2"] in text else ()),
         ]
-        frames = [
-            frame
-            for frame in frames
-            if scene.fits(frame) and not any(word in frame.lower() for word in barred)
-        ]
+        frames = [frame for frame in frames if not any(word in frame.lower() for word in barred)]
         if parsed.lead:
             frames = [frame for frame in frames if not _SHOWN.search(frame)]  # "a picture of a photo of"
         said = scene.say(rng.choice(frames), several=several)

@@ -39,8 +39,8 @@ def opposites() -> list[frozenset[str]]:
 
 def unfit(words: set[str]) -> re.Pattern[str] | None:
     """What can't be said of a text with these words."""
-    rules = _table()["unfit"].values()
-    found = [rule["unfit"] for rule in rules if words & set(rule["words"].split())]
+    table = _table()["unfit"].values()
+    found = [entry["unfit"] for entry in table if words & set(entry["words"].split())]
     return re.compile(rf"\b(?:{'|'.join(found)})\b", re.IGNORECASE) if found else None
 
 
@@ -71,6 +71,7 @@ DARK = _words("dark")
 SWEET = _words("sweet")
 VIOLENT = _words("violent")
 DRAWN = _words("drawn")
+CLOSED = _words("closed")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
 # Kinds of what may do something to the thing behind: "girl hug teddy bear".

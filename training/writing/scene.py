@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from training.generator import with_articles
 from training.writing.frames import Setting, fill, scenes, settings, usual_settings, usual_settings_of_nouns
 from training.writing.phrases import (
+    CLOSED,
     DARK,
     PLACES,
     SET_APART,
@@ -36,7 +37,6 @@ _CARRIED = (
 )  # fmt: skip
 # Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
-_CLOSED = ("bottle", "jar", "teacup", "globe", "snow globe")
 _LIVING = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
 
 
@@ -116,7 +116,7 @@ def new_scene(
 
 
 def _fitting_moods(kind: str, words: set[str]) -> list[str]:
-    """Groups of moods: a dark text has dark ones, and a kettle or a child at play none that are grave."""
+    """Groups of moods: dark ones for a dark text, grave ones for a fight, none such for a kettle."""
     groups: dict[str, str] = scenes()["moods"]
     if words & VIOLENT:
         return [groups["grave"]]
@@ -129,8 +129,8 @@ def _fitting_moods(kind: str, words: set[str]) -> list[str]:
 
 
 def _setting(parsed: Parsed, rng: random.Random) -> tuple[str, Setting | None, bool]:
-    """The setting that a text names, or else one in which its things are no surprise, if it leaves that open, after its
-    name; and whether the text names it.
+    """The setting that a text names, or else one in which its things are no surprise, if it leaves that open: its name,
+    itself, and whether the text names it.
     """
     everywhere, subject = settings(), parsed.nouns[0]
     heads = {
@@ -139,8 +139,12 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[str, Setting | None, b
         if noun is subject or token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS
     }
     named = [place for place, setting in everywhere.items() if setting.names & heads]
-    if any(parsed.noun(noun).lower() in _CLOSED for noun in parsed.nouns[1:]):
-        return "", None, False  # "a galaxy in a bottle" is in no space
+    if any(
+        parsed.tokens[noun.end - 1].lower() in CLOSED
+        and token_at(parsed.tokens, noun.start - 1).lower() in ("in", "inside")
+        for noun in parsed.nouns[1:]
+    ):
+        return "", None, False  # "a galaxy in a bottle"
     if len(named) == 1:
         return named[0], everywhere[named[0]], True
     elsewhere = any(

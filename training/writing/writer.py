@@ -59,6 +59,7 @@ ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 NAMED_SHARE = (0.35, 0.9)
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
 _PHOTOGRAPHIC = ("texture", "quality")
+_OPENINGS = 5  # that are drawn at most, if they say what the text rules out; it may hold such words itself
 
 
 class Place(IntEnum):
@@ -157,7 +158,10 @@ class Writer:
             told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY, focus=rng.random()
         )
         scene.slots["kind"] = layout
-        said = [opening(scene, modality, photographic=not drawn)]
+        for _ in range(_OPENINGS):
+            said = [opening(scene, modality, photographic=not drawn)]
+            if scene.fits(said[0]):
+                break
         if style is not None and (words < 30 or rng.random() < 0.5):
             said[0] = said[0].rstrip(".") + rng.choice(
                 (f", {style}.", f", in {style} style.", f", {style} style.")
