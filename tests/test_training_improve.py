@@ -190,6 +190,8 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
         for weight in model.parameters():
             weight.add_(1.0)
     model.save_pretrained(second)
+    known = json.loads((second / "promptdial.json").read_text())
+    (second / "promptdial.json").write_text(json.dumps({**known, "words": f"{known['words']} zebra"}))
     sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "no_repeat": 4}
     assert main(["average", str(first), str(second), "--share", "0.75", "0.25", "--out", str(out), "--sampling",
                  json.dumps(sampling), "--episodes", str(work / "episodes")]) == 0  # fmt: skip
@@ -197,5 +199,6 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
     assert all(torch.allclose(after[name], before[name] + 0.25, atol=1e-5) for name in before)
     details = json.loads((out / "promptdial.json").read_text())
     assert details["sampling"] == sampling
+    assert set(details["words"].split()) == {*known["words"].split(), "zebra"} > {"zebra"}
     assert set(details["training"]) == {"75% of the weights", "25% of the weights"}
     assert main(["average", str(first), str(second), "--share", "0.5", "--out", str(out)]) == 1
