@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         f"{share:.0%} of the weights": checkpoint.read_details(path).get("training", path.name)
         for path, share in zip(args.checkpoints, shares, strict=True)
     }
-    known = [str(checkpoint.read_details(path).get("words", "")).split() for path in args.checkpoints]
+    known = [checkpoint.read_words(path) for path in args.checkpoints]
     details["words"] = " ".join(sorted(set().union(*known))) if all(known) else ""
     if args.sampling:
         details["sampling"] = json.loads(args.sampling)

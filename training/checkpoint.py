@@ -125,6 +125,11 @@ def read_details(path: Path) -> dict[str, Any]:
     return _read_json(source) if source.is_file() else {}
 
 
+def read_words(path: Path) -> list[str]:
+    """The words that a checkpoint or bundle was trained on; none if that wasn't recorded."""
+    return str(read_details(path).get("words", "")).split()
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -97,19 +97,11 @@ def run(args: argparse.Namespace) -> None:
         *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
         model.num_parameters() / 1e6,
     )
-    given = [
-        episode for episode, _ in fitting if episode.origin != replay.ORIGIN
-    ]  # not written by an earlier model
+    given = [episode for episode, _ in fitting if episode.origin != replay.ORIGIN]
     details = _details(args, chosen, tokenizer, train, validation, support.of(given))
     details["words"] = " ".join(sorted(known_words(given, args.init)))
     details["training"]["processes"] = arguments.world_size
-    probe = None
-    if args.probe_every:
-        inputs = [(e.modality, e.input) for e in held_out if e.task == "expand" and e.origin == "real"]
-        if inputs:
-            probe = Probe(probe_inputs(inputs, 32), tokenizer, scorer, chosen.sampling)
-        else:
-            log.warning("no held-out pairs for `expand`: samples are not looked at while training")
+    probe = _probe(held_out, tokenizer, scorer, chosen.sampling) if args.probe_every else None
     order = chosen.optimizer
     data = batches.BatchDataset(
         rows,
@@ -175,6 +167,20 @@ def _start(
     return tokenizer, model
 
 
+def _probe(
+    held_out: Sequence[Episode],
+    tokenizer: PromptTokenizer,
+    scorer: RelevanceScorer,
+    sampling: recipe.SamplingRecipe,
+) -> Probe | None:
+    """What samples are looked at while training; nothing without held-out pairs."""
+    inputs = [(e.modality, e.input) for e in held_out if e.task == "expand" and e.origin == "real"]
+    if inputs:
+        return Probe(probe_inputs(inputs, 32), tokenizer, scorer, sampling)
+    log.warning("no held-out pairs for `expand`: samples are not looked at while training")
+    return None
+
+
 def _details(
     args: argparse.Namespace,
     chosen: recipe.Recipe,
@@ -225,7 +231,7 @@ def known_words(episodes: Sequence[Episode], start: Path | None) -> set[str]:
 
     None if the start doesn't tell its own: what it has learnt is not to be barred.
     """
-    earlier = str(checkpoint.read_details(start).get("words", "")).split() if start else []
+    earlier = checkpoint.read_words(start) if start else []
     if start and not earlier:
         return set()
     rows = Counter(word for episode in episodes for word in words_of(episode.output))

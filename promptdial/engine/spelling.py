@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _WORD = re.compile(r"[^\W\d_]+")
-PART = (
-    "\x80"  # stands for a part of a letter of several bytes, in which all but ASCII are; sorts behind ASCII
-)
+# Stands for a part of a letter of several bytes, as all letters but ASCII are; it sorts behind ASCII.
+PART = "\x80"
 _RUN = re.compile(rf"(?:[^\W\d_]|{PART})+")
 # Undecodable bytes: those of signs, as all characters of three bytes or more count here, and those of letters.
 _SIGN_PARTS, _LETTER_PARTS = re.compile("[\udce0-\udcff][\udc80-\udcbf]*"), re.compile("[\udc80-\udcdf]+")
