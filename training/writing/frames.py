@@ -51,6 +51,7 @@ class Setting:
     phrases: Sequence[str]
     props: Sequence[str]
     props_plural: Sequence[str]
+    liquid: bool = False  # things are by it rather than in it
 
 
 @cache
@@ -63,6 +64,7 @@ def settings() -> Mapping[str, Setting]:
             own["phrase"],
             own["props"],
             own["props_plural"],
+            own.get("liquid", False),
         )
         for name, own in table.items()
     }

@@ -47,6 +47,7 @@ _OPPOSITES = opposites()
 _ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, (0.4, 0.7)
 _CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
 _NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose")
+_MOVING = (*DOERS, "vehicle", "train", "boat", "aircraft")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -196,7 +197,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
             insert[subject.end + 1] = _seen(scene)
         return insert, True
     if is_participle(following):
-        does = subject.kind in DOERS and rng.random() < 0.5  # "a plate containing food" stays one
+        does = subject.kind in _MOVING and rng.random() < 0.5  # "a plate containing food" stays one
         verb = ("are" if subject.plural else "is") if does else ""
         insert[subject.end] = f"{verb} {_seen(scene)}".strip()
         sentence = bool(verb)

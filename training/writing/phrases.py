@@ -52,6 +52,7 @@ VERBS = _words("verbs")
 _NOT_ADJECTIVES = VERBS | _words("no_adjectives")
 
 NO_THINGS = _words("no_things")
+CAPITALIZED = _words("capitalized")
 _ADVERBS = _words("no_nouns")
 _GROUPS = _words("groups")
 _PAIRS = _words("pairs")
@@ -70,6 +71,8 @@ WHEREABOUTS = _words("whereabouts")
 DARK = _words("dark")
 SWEET = _words("sweet")
 VIOLENT = _words("violent")
+LIVELY = _words("lively")
+OUTDOORS = _words("outdoors")
 DRAWN = _words("drawn")
 CLOSED = _words("closed")
 STILL = _words("still")
@@ -156,7 +159,9 @@ class Lexicon:
 
     def __init__(self, more: Mapping[str, Iterable[str]], names: Iterable[str] = ()) -> None:
         """The listed nouns and `more`: kind to nouns, which yield to the listed ones. `names`: of places, no nouns."""
-        self.names = frozenset(word for name in names for word in name.lower().split())
+        names = [name.lower() for name in names]
+        self.names = frozenset(word for name in names for word in name.split())
+        self._capitalized = {tuple(name.split()) for name in names} | {(name,) for name in CAPITALIZED}
         self._kinds: dict[tuple[str, ...], str] = {}
         for kind, text in _table()["nouns"].items():
             for noun in text.split():
@@ -172,6 +177,17 @@ class Lexicon:
         """The nouns of a kind, one word each, that name one thing."""
         words = [words[0] for words, own in self._kinds.items() if own == kind and len(words) == 1]
         return sorted(word for word in words if not (found := self.find((word,), 0)) or not found[2])
+
+    def capitalized(self, tokens: Sequence[str]) -> tuple[str, ...]:
+        """Tokens with the capitals of names that were written without; of a word that may be none they're left out."""
+        found = list(tokens)
+        for size in (3, 2, 1):
+            for at in range(len(tokens) - size + 1):
+                words = tuple(found[at : at + size])
+                named = words in self._capitalized  # in lower case, that is
+                if named and (size > 1 or words[0] in CAPITALIZED or not is_common(words[0], self)):
+                    found[at : at + size] = [word.capitalize() for word in words]
+        return tuple(found)
 
     def find(self, tokens: tuple[str, ...], at: int) -> tuple[int, str, bool] | None:
         """The longest noun that begins at a token: its length in tokens, its kind, whether it is plural."""
@@ -205,7 +221,7 @@ def singular_forms(word: str) -> Iterable[tuple[str, bool]]:
 
 def parse(text: str, lexicon: Lexicon) -> Parsed:
     """The tokens and noun phrases of a text."""
-    tokens = _uncapitalized(_TOKEN.findall(text), lexicon)
+    tokens = lexicon.capitalized(_uncapitalized(_TOKEN.findall(text), lexicon))
     # A quoted text is one word to the tagger.
     tags = [
         kind

@@ -11,6 +11,8 @@ from training.writing.frames import Setting, fill, scenes, settings, usual_setti
 from training.writing.phrases import (
     CLOSED,
     DARK,
+    LIVELY,
+    OUTDOORS,
     PLACES,
     SET_APART,
     SWEET,
@@ -25,7 +27,7 @@ from training.writing.phrases import (
 )
 
 _PRONOUNS = {"man": ("his", "him"), "boy": ("his", "him"), "woman": ("her", "her"), "girl": ("her", "her"),
-             "person": ("their", "them")}  # fmt: skip
+             "person": ("their", "them"), "group": ("their", "them")}  # fmt: skip
 _POSSESSIVE_SHARE = 0.6  # of "the edges of the bowl", which becomes "the bowl's edges"
 _POSSESSED = re.compile(
     r"\b[Tt]he (?!(?:rest|middle|centre|front|back|side|whole|matter|size|care|importance|presence)\b)"
@@ -37,7 +39,8 @@ _CARRIED = (
 )  # fmt: skip
 # Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
-_LIVING = {"man", "woman", "boy", "girl", "person", "group", "animal", "bird", "fish"}
+_PEOPLE = {"man", "woman", "boy", "girl", "person", "group"}
+_LIVING = _PEOPLE | {"animal", "bird", "fish"}
 
 
 @dataclass
@@ -122,9 +125,11 @@ def _fitting_moods(kind: str, words: set[str]) -> list[str]:
         return [groups["grave"]]
     if words & DARK:
         return [groups[name] for name in ("calm", "grave", "grand")]
-    barred = (
-        ("grave", "grand") if kind in _EVERYDAY else ("grave",) if kind in _LIVING or words & SWEET else ()
-    )
+    barred = {"calm"} if words & LIVELY else set()
+    if kind in _LIVING or kind in _EVERYDAY or words & SWEET:
+        barred.add("grave")
+    if kind in _PEOPLE or kind in _EVERYDAY:
+        barred.add("grand")
     return [moods for name, moods in groups.items() if name not in barred]
 
 
@@ -159,6 +164,10 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[str, Setting | None, b
     for noun in parsed.nouns[1:]:
         if noun.kind not in (*_CARRIED, UNKNOWN):
             usual &= _usual_settings(parsed, noun)
+        else:
+            usual &= _own_settings(parsed, noun) or usual
+    if OUTDOORS & {token.lower() for token in parsed.tokens}:
+        usual -= frozenset(scenes()["light"]["indoor"]["settings"].split())
     if not usual:
         return "", None, False
     place = rng.choice(sorted(usual))
@@ -167,10 +176,15 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[str, Setting | None, b
 
 def _usual_settings(parsed: Parsed, noun: Noun) -> frozenset[str]:
     """Names of the settings in which a thing is no surprise: its own, or else those of its kind."""
+    return _own_settings(parsed, noun) or usual_settings(noun.kind)
+
+
+def _own_settings(parsed: Parsed, noun: Noun) -> frozenset[str]:
+    """Names of a thing's own settings; none if it has no others than its kind."""
     own = usual_settings_of_nouns()
     for name in (parsed.words(noun), parsed.noun(noun)):  # "a snow leopard" is listed, and a leopard
         *before, last = name.lower().split()
         for form, _ in singular_forms(last):
             if (found := own.get(" ".join((*before, form)))) is not None:
                 return found
-    return usual_settings(noun.kind)
+    return frozenset()

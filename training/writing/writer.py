@@ -18,15 +18,19 @@ from training import rules
 from training.writing.frames import kinds, scenes
 from training.writing.openings import opening
 from training.writing.phrases import (
+    DOERS,
     DRAWN,
     PLACES,
     STILL,
+    TIMES,
     UNKNOWN,
+    VERBS,
     WHEREABOUTS,
     Lexicon,
     Noun,
     Parsed,
     is_common,
+    is_participle,
     parse,
     token_at,
 )
@@ -59,6 +63,7 @@ ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 NAMED_SHARE = (0.35, 0.9)
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
 _PHOTOGRAPHIC = ("texture", "quality")
+_IN_PLACE = re.compile(r"\b(?:in|within|into) \{place\}")
 _OPENINGS = 5  # that are drawn at most, if they say what the text rules out; it may hold such words itself
 
 
@@ -98,9 +103,11 @@ _ONCE = {
     "framing": r"\b(fills?|frames?|framed|framing|cropp\w+|centre stage|of centre|off centre|empty space|"
     r"(space|room|air) (around|on)|composition|arrangement|margin|placed (low|high))\b",
     "background": r"\b(background|backdrop|behind|foreground)\b",
-    "camera": r"\b(camera|shot|lens|handheld|tracking|tripod|slow motion|real time|focus (shifts|moves)|parallax|"
-    r"the view|viewpoint|clip|take|a cut)\b",
+    "camera": r"\b(camera|pans?|tilts?|zooms?|shot|lens|handheld|tracking|tripod|slow motion|real time|"
+    r"focus (shifts|moves)|parallax|the view|viewpoint|clip|take|a cut)\b",
     "mood": r"\b(mood|atmosphere|feels?|feeling|air of|makes? this|something \w+ about)\b",
+    "sharpness": r"\b(blur\w*|dissolves?|(tack|pin)-sharp|sharp|sharpness|crisp|clean edges|clarity)\b",
+    "attention": r"\b(attention|the eye|(the|one's) gaze|viewers?|(one|first) (sees|notices))\b",
     "colours": r"\b(palette|hues|tones|shades|colours)\b",
 }
 _ONCE_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _ONCE.items()}
@@ -172,6 +179,8 @@ class Writer:
         chosen: list[tuple[Place, str]] = []
         for place, sentence in sentences:
             count, about = word_count(sentence), _topics(sentence)
+            if place == Place.SETTING and all(each != Place.SETTING for each, _ in chosen):
+                about.add("background")
             if (
                 count <= left + 4
                 and left > 4
@@ -214,13 +223,15 @@ def _candidates(
         layout = rng.sample(everything["layout"]["details"], 3)
         found += [(Place.LAYOUT, scene.say(frame)) for frame in layout]
     nouns = _described(scene.parsed)
+    subject = nouns[0]
     things = [
-        noun for noun in nouns if noun.kind not in PLACES and not _names_place(scene.parsed, noun)
-    ] or nouns[:1]
+        noun
+        for noun in nouns
+        if noun is subject or (noun.kind not in PLACES and not _names_place(scene.parsed, noun))
+    ]
     places = [
         noun for noun in nouns if noun.kind in PLACES and noun not in things
     ]  # of named ones nothing is known
-    subject = things[0]
     first = _about(scene, subject, 3)
     others = [
         (Place.OTHERS if noun in things else Place.SURROUNDING, _about(scene, noun, 2, named=True))
@@ -267,12 +278,16 @@ def _of_clip(sentence: str) -> str:
 
 
 def _described(parsed: Parsed) -> list[Noun]:
-    """The nouns that more is said about: those that are listed or names and stand there once, or else the first."""
+    """The nouns that more is said about: the first, and of the others those that are listed or names. None of them is
+    there twice or a time of day.
+    """
     heads = [parsed.noun(noun).lower() for noun in parsed.nouns]
     found = [
         noun
-        for noun, head in zip(parsed.nouns, heads, strict=True)
-        if heads.count(head) == 1 and (noun.kind != UNKNOWN or noun.name)
+        for number, (noun, head) in enumerate(zip(parsed.nouns, heads, strict=True))
+        if heads.count(head) == 1
+        and (noun.kind != UNKNOWN or noun.name or number == 0)
+        and not (head in TIMES and token_at(parsed.tokens, noun.start - 1) in ("at", "during"))
     ]
     return found or [parsed.nouns[0]]
 
@@ -300,7 +315,9 @@ def _moving(scene: Scene, subject: Noun, *, alone: bool) -> list[tuple[Place, st
     """What moves in a clip, and what the camera does; the subject is named where it isn't `alone`."""
     found: list[tuple[Place, str]] = []
     frames = [frame for frame in kinds()[subject.kind].motion if "{h}" in frame or alone]
-    if frames and not STILL & {token.lower() for token in scene.parsed.tokens}:
+    behind = token_at(scene.parsed.tokens, subject.end)
+    busy = subject.kind in DOERS and (is_participle(behind) or behind in VERBS)  # the text says what it does
+    if frames and not busy and not STILL & {token.lower() for token in scene.parsed.tokens}:
         found.append((Place.MOTION, scene.say(scene.rng.choice(frames), subject)))
     if scene.parsed.camera:
         return [*found, (Place.ASKED_FOR, scene.parsed.camera)]
@@ -316,7 +333,8 @@ def _surroundings(scene: Scene, subject: Noun) -> list[str]:
     said = []
     if not scene.set_by_text:
         scene.slots["place"] = rng.choice(setting.phrases)
-        said.append(scene.say(_chosen(scene, frames["place"]), subject))
+        fitting = [frame for frame in frames["place"] if not (setting.liquid and _IN_PLACE.search(frame))]
+        said.append(scene.say(_chosen(scene, fitting), subject))
     told = {token.lower() for token in scene.parsed.tokens}
     heads = {prop: _head(prop) for prop in (*setting.props, *setting.props_plural)}
     props = {prop: head for prop, head in heads.items() if not told & {head, f"{head}s"}}
@@ -349,9 +367,9 @@ def _chosen(scene: Scene, frames: Sequence[str]) -> str:
 
 
 def _repeats(sentence: str, said: Sequence[str]) -> bool:
-    """Whether a sentence has a run of four words that was said before."""
-    spans = _spans(sentence)
-    return any(spans & _spans(other) for other in said)
+    """Whether a sentence has a run of four words that was said before, or begins with the same three."""
+    spans, beginning = _spans(sentence), sentence.lower().split()[:3]
+    return any(spans & _spans(other) or other.lower().split()[:3] == beginning for other in said)
 
 
 def _spans(text: str) -> set[tuple[str, ...]]:
