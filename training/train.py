@@ -78,40 +78,22 @@ def run(args: argparse.Namespace) -> None:
     scorer = load_scorer(args.scorer)
     tokenizer, model = _start(args, chosen, scorer)
     chosen = replace(chosen, model=checkpoint.sizes(model, chosen.model.dropout))
-    started = checkpoint.last_whole(args.out)
-    if started and arguments.world_size > 1 and not torch.cuda.is_available():
-        raise TrainingError(
-            f"{started} can't be gone on from by several processes on CPUs (transformers reads its optimizer for a "
-            f"device that torch doesn't know): go on with one process and --accumulate {arguments.world_size}"
-        )
-    if started:
-        _check_same_run(started, chosen, tokenizer, args.episodes)
-    fitting = batches.fitting(train, tokenizer, chosen.data)
-    rows = batches.repeated(fitting, chosen.data)
-    some = held_out[:: max(1, len(held_out) // VALIDATION_ROWS)]
-    validation = batches.tokenize(some, tokenizer, replace(chosen.data, repeat={}, longest={}))
-    if not rows or not validation:
-        raise TrainingError(f"{args.episodes} holds no rows within the limits of recipe {chosen.name}")
+    started = _started(args, arguments, chosen, tokenizer)
+    fitting, rows, validation = _rows(train, held_out, tokenizer, chosen, args.episodes)
     log.info(
         "%d rows, %.1fM tokens an epoch, of which %.1fM outputs; %.1fM parameters",
         *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
         model.num_parameters() / 1e6,
     )
-    given = [episode for episode, _ in fitting if episode.origin != replay.ORIGIN]
+    given = [episode for episode in fitting if episode.origin != replay.ORIGIN]
     details = _details(args, chosen, tokenizer, train, validation, support.of(given))
     details["words"] = " ".join(sorted(known_words(given, args.init)))
     details["training"]["processes"] = arguments.world_size
     probe = _probe(held_out, tokenizer, scorer, chosen.sampling) if args.probe_every else None
-    order = chosen.optimizer
-    data = batches.BatchDataset(
-        rows,
-        tokenizer,
-        order.batch_tokens // (arguments.world_size * args.accumulate),
-        chosen.data.any_share,
-        args.seed,
-    )
+    share = chosen.optimizer.batch_tokens // (arguments.world_size * args.accumulate)
+    data = batches.BatchDataset(rows, tokenizer, share, chosen.data.any_share, args.seed)
     trainer = OutputTrainer(
-        with_muon=order.kind == "muon",
+        with_muon=chosen.optimizer.kind == "muon",
         model=model,
         args=arguments,
         train_dataset=data,
@@ -124,10 +106,45 @@ def run(args: argparse.Namespace) -> None:
     trainer.save_model(str(final))
     if not trainer.is_world_process_zero():
         return
-    details["training"] |= effort(args.out, trainer.state.global_step, order)
+    details["training"] |= effort(args.out, trainer.state.global_step, chosen.optimizer)
     details["metrics"] = {"validation_loss": mean_loss(model, validation, tokenizer)}
     checkpoint.write_details(final, tokenizer, details)
     log.info("validation loss %.4f; wrote %s", details["metrics"]["validation_loss"], final)
+
+
+def _started(
+    args: argparse.Namespace,
+    arguments: TrainingArguments,
+    chosen: recipe.Recipe,
+    tokenizer: PromptTokenizer,
+) -> Path | None:
+    """The checkpoint to go on from, if the run folder has one; TrainingError where that can't be done."""
+    started = checkpoint.last_whole(args.out)
+    if started and arguments.world_size > 1 and not torch.cuda.is_available():
+        raise TrainingError(
+            f"{started} can't be gone on from by several processes on CPUs (transformers reads its optimizer for a "
+            f"device that torch doesn't know): go on with one process and --accumulate {arguments.world_size}"
+        )
+    if started:
+        _check_same_run(started, chosen, tokenizer, args.episodes)
+    return started
+
+
+def _rows(
+    train: Sequence[Episode],
+    held_out: Sequence[Episode],
+    tokenizer: PromptTokenizer,
+    chosen: recipe.Recipe,
+    episodes: Path,
+) -> tuple[list[Episode], list[batches.Row], list[batches.Row]]:
+    """The episodes within the recipe's limits, their rows as often as it says, and rows to validate with."""
+    fitting = batches.fitting(train, tokenizer, chosen.data)
+    rows = batches.repeated(fitting, chosen.data)
+    some = held_out[:: max(1, len(held_out) // VALIDATION_ROWS)]
+    validation = batches.tokenize(some, tokenizer, replace(chosen.data, repeat={}, longest={}))
+    if not rows or not validation:
+        raise TrainingError(f"{episodes} holds no rows within the limits of recipe {chosen.name}")
+    return [episode for episode, _ in fitting], rows, validation
 
 
 def keep_memory() -> None:
