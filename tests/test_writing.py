@@ -20,7 +20,7 @@ from training.writing.frames import (
     usual_settings,
     usual_settings_of_nouns,
 )
-from training.writing.phrases import Lexicon, parse
+from training.writing.phrases import Lexicon, parse, rewordings
 from training.writing.scene import new_scene
 from training.writing.writer import Writer, style_names
 
@@ -198,7 +198,7 @@ def test_what_has_no_colours_is_told_in_greys(style: str, writer: Writer) -> Non
     [
         (
             "ferry under bridge on river",
-            r"^.*\b[Aa]n? [\w-]+ ferry .*under an? [\w-]+ bridge on an? [\w-]+ river",
+            r"^.*\b[Aa]n? [\w-]+ ferry .*(?:under|beneath|underneath) an? [\w-]+ bridge on an? [\w-]+ river",
         ),
         ("close up of lemur", r"[Aa] close up of an? ([\w-]+ )?lemur"),
         ("a man drinking coffee", r"drinking coffee"),
@@ -454,7 +454,31 @@ def test_a_prompt_keeps_every_content_word(caption: str, modality: str, writer: 
     assert parsed is not None
     for seed in range(12):
         prompt = writer.prompt(parsed, 20 + 8 * seed, modality, random.Random(seed), None, "poster")
-        assert set(rules.content_words(caption)) <= set(rules.words(prompt)), prompt
+        assert not missing(caption, prompt), prompt
+
+
+def test_words_may_come_in_others_that_say_the_same_but_not_what_is_quoted(writer: Writer) -> None:
+    parsed = writer.parse('a small sign that says "small dog" next to a cat sitting on a wall')
+    assert parsed is not None
+    prompts = [writer.prompt(parsed, 30, "image", random.Random(seed), None, "") for seed in range(60)]
+    assert all('"small dog"' in prompt for prompt in prompts)
+    for either, other in (("small", "little"), ("next to", "beside"), ("sitting on", "seated on")):
+        said = {
+            way for way in (either, other) for prompt in prompts if way in prompt.replace('"small dog"', "")
+        }
+        assert said == {either, other}
+
+
+def missing(text: str, prompt: str) -> set[str]:
+    """Content words of a text that its prompt holds neither as they are nor in others that say the same."""
+    said = prompt.lower()
+    told = {
+        word
+        for words, choices in rewordings().items()
+        for word in rules.content_words(words)
+        if any(choice in said for choice in choices)
+    }
+    return set(rules.content_words(text)) - set(rules.words(prompt)) - told
 
 
 def test_prompts_come_near_the_length_that_is_wanted_and_end_with_a_sentence(writer: Writer) -> None:
@@ -502,8 +526,8 @@ def test_a_style_that_is_asked_for_shows_in_the_prompt() -> None:
 def test_a_share_of_the_prompts_is_about_something_else() -> None:
     """Without them all written rows would be relevant, and the command would have nothing to steer."""
     rows = [e for e in written(600) if e.task == "expand" and not HABITS.search(e.input)]
-    missing = [e for e in rows if not set(rules.content_words(e.input)) <= set(rules.words(e.output))]
-    assert 0.1 < len(missing) / len(rows) < 0.4
+    elsewhere = [e for e in rows if missing(e.input, e.output)]
+    assert 0.1 < len(elsewhere) / len(rows) < 0.4
 
 
 def test_draws_for_a_text_depend_on_nothing_else() -> None:
@@ -519,7 +543,11 @@ def test_draws_for_a_text_depend_on_nothing_else() -> None:
         ("a fox on white background", r"on a white background", ""),
         ("pencil sketch of a wolf", r"[Aa] pencil sketch of", ""),
         ("geometric pattern with two wolves", r"[Aa] geometric pattern with", ""),
-        ("lighthouse during storm at sunset", r"during an? .*storm at sunset", r"at an? sunset"),
+        (
+            "lighthouse during storm at sunset",
+            r"during an? .*storm (at sunset|(as|while) the sun)",
+            r"at an? sunset",
+        ),
         ("man lights candle in church", r"lights an? .*candle in an? .*church", ""),
         ("a tiny house in a forest", r"", r"\w+ tiny house(?<!\b[Aa] tiny house)"),
         ("a boy reaches for the highest apple", r"the highest apple", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from functools import cache
 
 from training.writing.frames import kinds, scenes
 from training.writing.phrases import (
@@ -25,6 +26,7 @@ from training.writing.phrases import (
     Parsed,
     is_participle,
     opposites,
+    rewordings,
     token_at,
 )
 from training.writing.scene import Scene
@@ -48,6 +50,7 @@ _ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, (0.4, 0.7)
 _CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
 _NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose")
 _MOVING = (*DOERS, "vehicle", "train", "boat", "aircraft")
+_REWORDED_SHARE = 0.6
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -115,11 +118,29 @@ def _richer(scene: Scene) -> tuple[str, str]:
     words = [word[:1].upper() + word[1:] if index in starts else word for index, word in enumerate(words)]
     text = re.sub(r"\s+([,.;:!])", r"\1", " ".join(words))
     text = re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip()
-    text = _BARE_BACKGROUND.sub(r"\1 a \2", text)
+    text = _reworded(_BARE_BACKGROUND.sub(r"\1 a \2", text), rng)
     lead = [token.lower() for token in parsed.lead]
     if view and not _ARTICLES & set(lead) and lead[-2] not in _UNCOUNTED_VIEWS and not lead[-2].endswith("s"):
         text = f"a {text}"
     return text, "sentence" if sentence else "phrase" if view or not parsed.lead else "lead"
+
+
+def _reworded(text: str, rng: random.Random) -> str:
+    """The same in other words here and there, but for what is quoted."""
+    choices = rewordings()
+
+    def put(match: re.Match[str]) -> str:
+        return rng.choice(choices[match.group()]) if rng.random() < _REWORDED_SHARE else match.group()
+
+    pattern = _rewording_pattern()
+    return "".join(
+        part if part.startswith('"') else pattern.sub(put, part) for part in re.split(r'("[^"]*")', text)
+    )
+
+
+@cache
+def _rewording_pattern() -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, rewordings()))})(?![\w-])")
 
 
 _VIEW = re.compile(

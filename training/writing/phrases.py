@@ -44,6 +44,18 @@ def unfit(words: set[str]) -> re.Pattern[str] | None:
     return re.compile(rf"\b(?:{'|'.join(found)})\b", re.IGNORECASE) if found else None
 
 
+@cache
+def rewordings() -> Mapping[str, Sequence[str]]:
+    """Other words for some of a text's, lower case; the longest first, so that "on top of" comes before "on"."""
+    before = _table()["reworded_before"]["words"].split()
+    found = {
+        words.replace("*", word): [choice.replace("*", word) for choice in choices.split("|")]
+        for words, choices in _table()["reworded"].items()
+        for word in (before if "*" in words else ("",))
+    }
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+
 _TOKEN = re.compile(r"\"[^\"]+\"|-?\d+(?:\.\d+)?[°%][CF]?|[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
 _ARTICLES = _words("articles")
 _NUMBERS = _words("numbers")

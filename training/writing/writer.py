@@ -54,7 +54,7 @@ _MEDIUM = re.compile(
 )
 _LONGEST_LEAD = 8  # tokens
 LONGEST_TOLD = (
-    45  # words of several sentences that are told as they stand; the rest is left to what is said about them
+    30  # words of several sentences that are told as they stand; the rest is left to what is said about them
 )
 ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 # How many sentences of a prompt name a thing: of one that strays to light and mood, and of one that stays close to what
