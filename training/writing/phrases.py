@@ -47,11 +47,12 @@ def unfit(words: set[str]) -> re.Pattern[str] | None:
 @cache
 def rewordings() -> Mapping[str, Sequence[str]]:
     """Other words for some of a text's, lower case; the longest first, so that "on top of" comes before "on"."""
-    before = _table()["reworded_before"]["words"].split()
+    before = {sign: words.split() for sign, words in _table()["reworded_before"].items()}
     found = {
-        words.replace("*", word): [choice.replace("*", word) for choice in choices.split("|")]
+        words.replace(sign, word): [choice.replace(sign, word) for choice in choices.split("|")]
         for words, choices in _table()["reworded"].items()
-        for word in (before if "*" in words else ("",))
+        for sign in (next((sign for sign in before if sign in words), ""),)
+        for word in before.get(sign, ("",))
     }
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
