@@ -126,6 +126,19 @@ def test_what_is_barred_is_barred_with_capitals_too() -> None:
     assert set(runs.barred) == {1, 2}
 
 
+def test_signs_between_words_make_no_run_another_one() -> None:
+    runs = Runs(2, Words.of([b".", b",", b" on", b" benches", b" it", b"9", "é".encode()]))
+    for token in (2, 3, 0, 4, 2):
+        assert not runs.barred
+        runs.add(token)
+    assert set(runs.barred) == {3}
+    for token in (3, 1, 4, 2, 3):
+        runs.add(token)
+    assert set(runs.barred) == {4}
+    runs.add(5)  # "benches9" is another word than "benches"
+    assert not runs.barred
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_barred_token_is_not_chosen_and_other_rows_do_not_notice(temperature: float) -> None:
     logits = np.array([[5.0, 4.0, 3.0], [5.0, 4.0, 3.0]], np.float32)

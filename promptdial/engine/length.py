@@ -7,24 +7,28 @@ before it is long enough, and ends with the sentence after which another would l
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SENTENCE = 12.0  # words of a text's next sentence, where it has none yet
 _CLOSING = (b".", b"!", b"?")
+_ALPHANUMERIC = re.compile(rb"[0-9A-Za-z]").search
 _QUOTES = "\"'”’)".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What each token of a vocabulary does to words: whether it begins one, whether it ends a sentence.
+    """What each token of a vocabulary does to words: whether it begins one, whether it ends a sentence, whether it is
+    signs alone, and so no part of one.
 
     alike: the ids that are the same but for capitals, of those that begin a word; of any other, itself.
     """
 
     begins: Sequence[bool]
     closes: Sequence[bool]
+    signs: Sequence[bool]
     alike: Sequence[Sequence[int]]
 
     @classmethod
@@ -37,6 +41,7 @@ class Words:
         return cls(
             begins,
             [token.rstrip(_QUOTES).endswith(_CLOSING) for token in tokens],
+            [token.isascii() and not _ALPHANUMERIC(token) for token in tokens],
             [
                 groups[token.lower()] if begin else (token_id,)
                 for token_id, (token, begin) in enumerate(zip(tokens, begins, strict=True))
