@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
     details["words"] = " ".join(sorted(known_words(given, args.init)))
     details["training"]["processes"] = arguments.world_size
     probe = _probe(held_out, tokenizer, scorer, chosen.sampling) if args.probe_every else None
-    share = chosen.optimizer.batch_tokens // (arguments.world_size * args.accumulate)
-    data = batches.BatchDataset(rows, tokenizer, share, chosen.data.any_share, args.seed)
+    batch_tokens = chosen.optimizer.batch_tokens // (arguments.world_size * args.accumulate)
+    data = batches.BatchDataset(rows, tokenizer, batch_tokens, chosen.data.any_share, args.seed)
     trainer = OutputTrainer(
         with_muon=chosen.optimizer.kind == "muon",
         model=model,

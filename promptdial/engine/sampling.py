@@ -60,8 +60,8 @@ class Runs:
     """What a text may not go on with, if none of its runs of ``length`` words is to come twice.
 
     Only tokens that begin a word are barred: a rare word of many tokens may be said again, and none is broken off. What
-    begins alike is barred too, since it can't be known what the word will be. Capitals and signs make no difference: a
-    model that must not say "the people" would say "the People", and "on a bench," after "on a bench.".
+    begins alike is barred too, since it can't be known what the word will be. Capitals and the signs behind a word make
+    no difference: a model that must not say "the people" would say "the People", and "on a bench," after "on a bench.".
     """
 
     __slots__ = ("_followers", "_newest", "_words")

@@ -51,7 +51,8 @@ class Setting:
     phrases: Sequence[str]
     props: Sequence[str]
     props_plural: Sequence[str]
-    liquid: bool = False  # things are by it rather than in it
+    liquid: bool = False  # nothing is told to be in it
+    indoor: bool = False
 
 
 @cache
@@ -65,6 +66,7 @@ def settings() -> Mapping[str, Setting]:
             own["props"],
             own["props_plural"],
             own.get("liquid", False),
+            own.get("indoor", False),
         )
         for name, own in table.items()
     }

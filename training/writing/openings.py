@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from training.writing.frames import kinds, scenes
@@ -108,39 +109,46 @@ def _richer(scene: Scene) -> tuple[str, str]:
         behind_size = noun.modifiers < noun.head and parsed.tokens[noun.modifiers].lower() in SIZES
         for place, put in ((noun.modifiers, article), (noun.modifiers + behind_size, adjective)):
             insert[place] = f"{insert.get(place, '')} {put}".strip()
-    words = [
-        part
-        for index, token in enumerate([*parsed.tokens, ""])
-        for part in (insert.get(index, ""), token)
-        if part
-    ]
+    words = _put_in(insert, parsed, rng)
     starts = {index + 1 for index, word in enumerate(words) if word in ENDS and word != ";"}
     words = [word[:1].upper() + word[1:] if index in starts else word for index, word in enumerate(words)]
     text = re.sub(r"\s+([,.;:!])", r"\1", " ".join(words))
     text = re.sub(r",\s*,", ",", re.sub(r"\s+", " ", text)).strip()
-    text = _reworded(_BARE_BACKGROUND.sub(r"\1 a \2", text), rng)
+    text = _BARE_BACKGROUND.sub(r"\1 a \2", text)
     lead = [token.lower() for token in parsed.lead]
     if view and not _ARTICLES & set(lead) and lead[-2] not in _UNCOUNTED_VIEWS and not lead[-2].endswith("s"):
         text = f"a {text}"
     return text, "sentence" if sentence else "phrase" if view or not parsed.lead else "lead"
 
 
-def _reworded(text: str, rng: random.Random) -> str:
-    """The same in other words here and there, but for what is quoted."""
-    choices = rewordings()
+def _put_in(insert: Mapping[int, str], parsed: Parsed, rng: random.Random) -> list[str]:
+    """The tokens, some in other words, with what is to be put in before them. What is quoted stays."""
+    of_doers = parsed.nouns[0].kind in DOERS
+    words: list[str] = []
+    run: list[str] = []  # of tokens between which nothing is put
+    for index, token in enumerate([*parsed.tokens, ""]):
+        fixed = [part for part in (insert.get(index, ""), token if token.startswith('"') else "") if part]
+        if fixed:
+            words += [*_reworded(run, rng, of_doers=of_doers), *fixed]
+            run = []
+        if token and token not in fixed:
+            run.append(token)
+    return [*words, *_reworded(run, rng, of_doers=of_doers)]
+
+
+def _reworded(tokens: Sequence[str], rng: random.Random, *, of_doers: bool) -> list[str]:
+    """The same in other words here and there."""
+    choices = rewordings(of_doers=of_doers)
 
     def put(match: re.Match[str]) -> str:
         return rng.choice(choices[match.group()]) if rng.random() < _REWORDED_SHARE else match.group()
 
-    pattern = _rewording_pattern()
-    return "".join(
-        part if part.startswith('"') else pattern.sub(put, part) for part in re.split(r'("[^"]*")', text)
-    )
+    return _rewording_pattern(of_doers).sub(put, " ".join(tokens)).split()
 
 
 @cache
-def _rewording_pattern() -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, rewordings()))})(?![\w-])")
+def _rewording_pattern(of_doers: bool) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, rewordings(of_doers=of_doers)))})(?![\w-])")
 
 
 _VIEW = re.compile(

@@ -45,16 +45,15 @@ def unfit(words: set[str]) -> re.Pattern[str] | None:
 
 
 @cache
-def rewordings() -> Mapping[str, Sequence[str]]:
-    """Other words for some of a text's, lower case; the longest first, so that "on top of" comes before "on"."""
-    before = {sign: words.split() for sign, words in _table()["reworded_before"].items()}
-    found = {
-        words.replace(sign, word): [choice.replace(sign, word) for choice in choices.split("|")]
-        for words, choices in _table()["reworded"].items()
-        for sign in (next((sign for sign in before if sign in words), ""),)
-        for word in before.get(sign, ("",))
-    }
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+def rewordings(*, of_doers: bool) -> Mapping[str, Sequence[str]]:
+    """Other words for some of a text's, lower case. of_doers: the text is about a person or an animal."""
+    table = _table()
+    found: dict[str, Sequence[str]] = {}
+    for words, choices in {**table["reworded"], **(table["reworded_of_doers"] if of_doers else {})}.items():
+        sign = words[-1]
+        for word in table["reworded_before"].get(sign, sign).split():
+            found[words[:-1] + word] = [choice.replace(sign, word) for choice in choices.split("|")]
+    return found
 
 
 _TOKEN = re.compile(r"\"[^\"]+\"|-?\d+(?:\.\d+)?[°%][CF]?|[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
@@ -86,7 +85,7 @@ SWEET = _words("sweet")
 VIOLENT = _words("violent")
 LIVELY = _words("lively")
 OUTDOORS = _words("outdoors")
-DRAWN = _words("drawn")
+DRAWN, DRAWN_VIEWS = _words("drawn"), _words("drawn_views")
 CLOSED = _words("closed")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
@@ -192,13 +191,13 @@ class Lexicon:
         return sorted(word for word in words if not (found := self.find((word,), 0)) or not found[2])
 
     def capitalized(self, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Tokens with the capitals of names that were written without; of a word that may be none they're left out."""
+        """Tokens with the capitals of names that were written without, but for names that are common words as well."""
         found = list(tokens)
         for size in (3, 2, 1):
             for at in range(len(tokens) - size + 1):
                 words = tuple(found[at : at + size])
                 named = words in self._capitalized  # in lower case, that is
-                if named and (size > 1 or words[0] in CAPITALIZED or not is_common(words[0], self)):
+                if named and (words[0] in CAPITALIZED or not all(is_common(word, self) for word in words)):
                     found[at : at + size] = [word.capitalize() for word in words]
         return tuple(found)
 
@@ -234,7 +233,7 @@ def singular_forms(word: str) -> Iterable[tuple[str, bool]]:
 
 def parse(text: str, lexicon: Lexicon) -> Parsed:
     """The tokens and noun phrases of a text."""
-    tokens = lexicon.capitalized(_uncapitalized(_TOKEN.findall(text), lexicon))
+    tokens = _uncapitalized(_TOKEN.findall(text), lexicon)
     # A quoted text is one word to the tagger.
     tags = [
         kind
@@ -254,7 +253,7 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
             continue
         nouns.append(found)
         at = free = found.end
-    return Parsed(tokens, tuple(nouns))
+    return Parsed(lexicon.capitalized(tokens), tuple(nouns))
 
 
 def _uncapitalized(tokens: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:

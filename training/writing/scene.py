@@ -123,9 +123,9 @@ def _fitting_moods(kind: str, words: set[str]) -> list[str]:
     groups: dict[str, str] = scenes()["moods"]
     if words & VIOLENT:
         return [groups["grave"]]
-    if words & DARK:
-        return [groups[name] for name in ("calm", "grave", "grand")]
     barred = {"calm"} if words & LIVELY else set()
+    if words & DARK:
+        return [groups[name] for name in ("calm", "grave", "grand") if name not in barred]
     if kind in _LIVING or kind in _EVERYDAY or words & SWEET:
         barred.add("grave")
     if kind in _PEOPLE or kind in _EVERYDAY:
@@ -167,7 +167,7 @@ def _setting(parsed: Parsed, rng: random.Random) -> tuple[str, Setting | None, b
         else:
             usual &= _own_settings(parsed, noun) or usual
     if OUTDOORS & {token.lower() for token in parsed.tokens}:
-        usual -= frozenset(scenes()["light"]["indoor"]["settings"].split())
+        usual -= {place for place, setting in everywhere.items() if setting.indoor}
     if not usual:
         return "", None, False
     place = rng.choice(sorted(usual))

@@ -20,6 +20,7 @@ from training.writing.openings import opening
 from training.writing.phrases import (
     DOERS,
     DRAWN,
+    DRAWN_VIEWS,
     PLACES,
     STILL,
     TIMES,
@@ -53,9 +54,8 @@ _MEDIUM = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_LEAD = 8  # tokens
-LONGEST_TOLD = (
-    30  # words of several sentences that are told as they stand; the rest is left to what is said about them
-)
+# Words of several sentences that are told as they stand; the rest is left to what is said about them.
+LONGEST_TOLD = 30
 ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 # How many sentences of a prompt name a thing: of one that strays to light and mood, and of one that stays close to what
 # its text names. What lies between is drawn for each, or all of one length would be alike relevant, and the command
@@ -64,6 +64,7 @@ NAMED_SHARE = (0.35, 0.9)
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
 _PHOTOGRAPHIC = ("texture", "quality")
 _IN_PLACE = re.compile(r"\b(?:in|within|into) \{place\}")
+_SET_OFF = re.compile(r"\b(?:background|backdrop)\b")  # a plain one, which no place is
 _OPENINGS = 5  # that are drawn at most, if they say what the text rules out; it may hold such words itself
 
 
@@ -106,7 +107,7 @@ _ONCE = {
     "camera": r"\b(camera|pans?|tilts?|zooms?|shot|lens|handheld|tracking|tripod|slow motion|real time|"
     r"focus (shifts|moves)|parallax|the view|viewpoint|clip|take|a cut)\b",
     "mood": r"\b(mood|atmosphere|feels?|feeling|air of|makes? this|something \w+ about)\b",
-    "sharpness": r"\b(blur\w*|dissolves?|(tack|pin)-sharp|sharp|sharpness|crisp|clean edges|clarity)\b",
+    "sharpness": r"\b(blur\w*|dissolves?|sharp|sharpness|crisp|clean edges|clarity)\b",
     "attention": r"\b(attention|the eye|(the|one's) gaze|viewers?|(one|first) (sees|notices))\b",
     "colours": r"\b(palette|hues|tones|shades|colours)\b",
 }
@@ -159,7 +160,11 @@ class Writer:
         `layout`: what a template is, such as a poster; the other modalities don't use it.
         """
         shown = style or parsed.medium  # where there is something, not as a camera would
-        drawn = bool(shown) or bool(DRAWN & {token.lower() for token in parsed.tokens})
+        drawn = (
+            bool(shown)
+            or bool(DRAWN & {token.lower() for token in parsed.tokens})
+            or bool(DRAWN_VIEWS & {token.lower() for token in parsed.lead})
+        )
         told = parsed.cut(min(words, LONGEST_TOLD))
         scene = new_scene(
             told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY, focus=rng.random()
@@ -176,14 +181,14 @@ class Writer:
         left = words - word_count(said[0])
         sentences = _candidates(scene, modality, style, photographic=not drawn)
         topics = _topics(said[0])
+        set_off = _SET_OFF.search(said[0]) is not None
         chosen: list[tuple[Place, str]] = []
         for place, sentence in sentences:
             count, about = word_count(sentence), _topics(sentence)
-            if place == Place.SETTING and all(each != Place.SETTING for each, _ in chosen):
-                about.add("background")
             if (
                 count <= left + 4
                 and left > 4
+                and not (place == Place.SETTING and set_off)
                 and (place == Place.ASKED_FOR or not about & topics)
                 and scene.fits(sentence)
                 and not _repeats(sentence, (*said, *(text for _, text in chosen)))
@@ -316,7 +321,10 @@ def _moving(scene: Scene, subject: Noun, *, alone: bool) -> list[tuple[Place, st
     found: list[tuple[Place, str]] = []
     frames = [frame for frame in kinds()[subject.kind].motion if "{h}" in frame or alone]
     behind = token_at(scene.parsed.tokens, subject.end)
-    busy = subject.kind in DOERS and (is_participle(behind) or behind in VERBS)  # the text says what it does
+    if behind in ("is", "are"):
+        behind = token_at(scene.parsed.tokens, subject.end + 1)
+    does = is_participle(behind) or behind in VERBS or behind.removesuffix("s") in VERBS
+    busy = subject.kind in DOERS and does  # the text says what it does
     if frames and not busy and not STILL & {token.lower() for token in scene.parsed.tokens}:
         found.append((Place.MOTION, scene.say(scene.rng.choice(frames), subject)))
     if scene.parsed.camera:
