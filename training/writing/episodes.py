@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 LONGEST_INPUT = 140  # words of a text that is written about
 LONGEST_STORY = 50  # words of a prompt about several sentences, at least
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
-ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.25, 0.45, 50
+ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.35, 0.45, 50
 # Of these: such as are about another text altogether, and, where there is room, such as go over to one; the rest are
 # about the same text with other things, or about a part of it.
 OTHER_SHARE, DRIFTING_SHARE = 0.3, 0.25
