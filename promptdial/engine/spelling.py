@@ -50,7 +50,7 @@ class Spelling:
 class Speller:
     """The word that a text is at, and which tokens spell one that may be written."""
 
-    __slots__ = ("_table", "_word", "_words")
+    __slots__ = ("_allowed", "_table", "_word", "_words")
 
     def __init__(self, table: Spelling, own: Sequence[str]) -> None:
         """``own``: words that may be written besides the table's, sorted."""
@@ -58,12 +58,14 @@ class Speller:
         # Letters since the last sign or space. None: up to the next one, anything may come; a letter is not whole, or
         # the word is none that may be written, since no token that would spell one could be had.
         self._word: str | None = ""
+        self._allowed = -1  # the token that was last found to be allowed, which needs no second look when it is added
 
     def add(self, token: int) -> None:
         """Note the text's next token."""
         goes_on, ends, begins = self._table.parts[token]
         word = begins if ends else None if self._word is None else self._word + goes_on
-        self._word = None if word and (PART in word or not self._knows(word, whole=False)) else word
+        known = token == self._allowed or not word or self._knows(word, whole=False)
+        self._word, self._allowed = None if word and (PART in word or not known) else word, -1
 
     def allows(self, token: int) -> bool:
         """Whether the text, with this token, holds words that may be written and a beginning of one."""
@@ -72,7 +74,10 @@ class Speller:
             word = self._word + goes_on
             if word and not self._knows(word, whole=ends):
                 return False
-        return not begins or self._knows(begins, whole=False)
+        if begins and not self._knows(begins, whole=False):
+            return False
+        self._allowed = token
+        return True
 
     def _knows(self, word: str, *, whole: bool) -> bool:
         if PART in word:  # of the letter that is not whole it is only known that it isn't ASCII
