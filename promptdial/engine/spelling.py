@@ -58,7 +58,7 @@ class Speller:
         # Letters since the last sign or space. None: up to the next one, anything may come; a letter is not whole, or
         # the word is none that may be written, since no token that would spell one could be had.
         self._word: str | None = ""
-        self._allowed = -1  # the token that was last found to be allowed, which needs no second look when it is added
+        self._allowed = -1  # the token that was found to be allowed last: it needs no second look
 
     def add(self, token: int) -> None:
         """Note the text's next token."""
