@@ -208,17 +208,21 @@ def test_rows_come_as_often_as_their_source_or_else_their_origin_says() -> None:
     assert len(batches.tokenize(rows, tokenizer, recipe)) == 3 + 0 + 1
 
 
-def test_how_often_and_how_long_is_said_by_source_or_method_or_origin() -> None:
+def test_how_often_and_how_long_is_said_by_source_or_method_or_task_or_origin() -> None:
     tokenizer = PromptTokenizer.train(
         ["a red fox rests in deep snow"] * 3, len(DEFAULT_FORMAT.special_tokens()) + 300
     )
     scene, written = (replace(episode("fox", "A red fox rests."), origin="generated", method=method, words=4)
                       for method in ("scene", "written"))  # fmt: skip
     long = replace(written, output="A red fox rests in deep snow.", words=7)
-    recipe = DataRecipe(50, 50, repeat={"generated": 2, "scene": 0}, longest={"written": 5})
-    kept = [found for found, _ in batches.fitting([scene, written, long], tokenizer, recipe)]
-    assert kept == [written]
-    assert len(batches.tokenize([scene, written, long], tokenizer, recipe)) == 2
+    derived = replace(long, origin="derived", method="")
+    shortened = replace(derived, task="compress")
+    rows = [scene, written, long, derived, shortened]
+    limits = {"written": 5, "compress": 7, "derived": 4}
+    recipe = DataRecipe(50, 50, repeat={"generated": 2, "scene": 0}, longest=limits)
+    kept = [found for found, _ in batches.fitting(rows, tokenizer, recipe)]
+    assert kept == [written, shortened]
+    assert len(batches.tokenize(rows, tokenizer, recipe)) == 2 + 1
 
 
 def test_muon_makes_updates_orthogonal_and_learns() -> None:

@@ -62,8 +62,10 @@ def repeated(rows: Sequence[tuple[Episode, Row]], recipe: DataRecipe) -> list[Ro
 
 
 def _of(table: dict[str, int], episode: Episode, default: int) -> int:
-    """What a recipe's table says of an episode's source, or else its method (if composed), or else its origin."""
-    kinds = (episode.source, episode.method, episode.origin)
+    """What a recipe's table says of an episode's source, its method (if composed), its task or its origin, whichever of
+    these is the first that it names.
+    """
+    kinds = (episode.source, episode.method, episode.task, episode.origin)
     return next((table[kind] for kind in kinds if kind in table), default)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from promptdial.command import FRAMING_TOKENS
+from promptdial.tasks import TASK_INFO
 from training.errors import TrainingError
 from training.sources import ATTRIBUTION
 
@@ -49,7 +50,7 @@ class DataRecipe:
     """Limits of a row in tokens, share of fields left out, and how often rows come in an epoch.
 
     `repeat` is how often a row comes in an epoch, 1 where nothing is said, 0 to leave it out; `longest` is how many
-    words its output may have. Both are by source, method (of generated rows) or origin, the first that is given.
+    words its output may have. Both are by source, method (of generated rows), task or origin, the first that is given.
     """
 
     max_input_tokens: int
@@ -129,7 +130,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"[model] width {model.width} is no multiple of heads {model.heads}"
     if model.positions < FRAMING_TOKENS + data.max_input_tokens + data.max_tokens:
         yield "[model] positions is less than 5 + max_input_tokens + max_tokens of [data]"
-    kinds = (*ORIGINS, *GENERATED_METHODS, *ATTRIBUTION)
+    kinds = (*ORIGINS, *GENERATED_METHODS, *TASK_INFO, *ATTRIBUTION)
     for table in ("repeat", "longest"):
         if unknown := set(getattr(data, table)) - set(kinds):
             yield f"[data] {table} has {sorted(unknown)[0]!r}, known are {', '.join(kinds)}"

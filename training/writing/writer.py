@@ -162,8 +162,8 @@ class Writer:
         shown = style or parsed.medium  # where there is something, not as a camera would
         drawn = (
             bool(shown)
-            or bool(DRAWN & {token.lower() for token in parsed.tokens})
-            or bool(DRAWN_VIEWS & {token.lower() for token in parsed.lead})
+            or any(token.lower() in DRAWN for token in parsed.tokens)
+            or any(token.lower() in DRAWN_VIEWS for token in parsed.lead)
         )
         told = parsed.cut(min(words, LONGEST_TOLD))
         scene = new_scene(
