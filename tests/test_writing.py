@@ -236,12 +236,29 @@ def test_of_several_sentences_come_as_many_as_have_room(writer: Writer) -> None:
     assert re.search(r"\. The ([\w-]+ )?sun", long), long
 
 
-def test_of_a_long_story_only_the_beginning_is_told(writer: Writer) -> None:
-    story = " ".join(f"A robot paints a red house beside the number {number} tree." for number in range(12))
+def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> None:
+    story = (
+        "After a great storm, the last humans lived in a wasteland. Young survivor Li Hao and his team were asked to "
+        "cross a ruined city. Along the way they faced zombie hordes, and a young doctor named Allen fixed a broken "
+        "radio. The radio was older than Li Hao."
+    )
     parsed = writer.parse(story)
     assert parsed is not None
-    prompt = writer.prompt(parsed, 120, "image", random.Random(0), None, "")
-    assert 1 <= prompt.count("number") <= 5, prompt
+    for seed in range(20):
+        prompt = writer.prompt(parsed, 80, "image", random.Random(seed), None, "")
+        first = prompt.split(". ")[0]
+        assert "Li Hao" in first and "in a wasteland" in prompt, prompt
+        assert "lived" not in prompt and "fixed" not in prompt, prompt
+
+
+def test_a_story_without_figures_is_told_by_its_beginning(writer: Writer) -> None:
+    story = (
+        "It was said that it would rain. " * 3
+        + "Nobody knew why, and it went on and on for many days. It rained."
+    )
+    parsed = writer.parse(story.replace("rain", "snow"))
+    if parsed is not None:
+        assert "said that" in writer.prompt(parsed, 80, "image", random.Random(0), None, "")
 
 
 def test_with_room_what_is_told_is_not_copied_in_one_run(writer: Writer) -> None:
@@ -547,7 +564,7 @@ def test_a_share_of_the_prompts_is_about_something_else() -> None:
     """Without them all written rows would be relevant, and the command would have nothing to steer."""
     rows = [e for e in written(600) if e.task == "expand" and not HABITS.search(e.input)]
     elsewhere = [e for e in rows if missing(e.input, e.output)]
-    assert 0.1 < len(elsewhere) / len(rows) < 0.4
+    assert 0.1 < len(elsewhere) / len(rows) < 0.5
 
 
 def test_draws_for_a_text_depend_on_nothing_else() -> None:

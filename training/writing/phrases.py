@@ -87,6 +87,7 @@ LIVELY = _words("lively")
 OUTDOORS = _words("outdoors")
 DRAWN, DRAWN_VIEWS = _words("drawn"), _words("drawn_views")
 CLOSED = _words("closed")
+POSSESSIVES, NO_FIGURES, STORY_PLACES = _words("possessives"), _words("no_figures"), _words("story_places")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
 # Kinds of what may do something to the thing behind: "girl hug teddy bear".
@@ -138,6 +139,14 @@ class Parsed:
     camera: str = ""
 
     @property
+    def text(self) -> str:
+        """The whole as somebody might have typed it."""
+        move = self.camera.rstrip(".").lower()
+        return ", ".join(
+            [rules.clean(" ".join(self.tokens)), *(each for each in (self.medium, move) if each)]
+        )
+
+    @property
     def lead(self) -> tuple[str, ...]:
         """What stands before the first noun phrase, as in "close up of a lemur"."""
         return self.tokens[: self.nouns[0].start] if self.nouns else self.tokens
@@ -175,6 +184,7 @@ class Lexicon:
         self.names = frozenset(word for name in names for word in name.split())
         self._capitalized = {tuple(name.split()) for name in names} | {(name,) for name in CAPITALIZED}
         self._kinds: dict[tuple[str, ...], str] = {}
+        self._singulars: dict[str, Sequence[str]] = {}
         for kind, text in _table()["nouns"].items():
             for noun in text.split():
                 self._kinds[tuple(noun.split("-"))] = kind
@@ -185,10 +195,14 @@ class Lexicon:
                 if words and self.find(words, 0) is None and words[-1] not in NO_THINGS:
                     self._kinds[words] = kind
 
-    def singulars(self, kind: str) -> list[str]:
+    def singulars(self, kind: str) -> Sequence[str]:
         """The nouns of a kind, one word each, that name one thing."""
-        words = [words[0] for words, own in self._kinds.items() if own == kind and len(words) == 1]
-        return sorted(word for word in words if not (found := self.find((word,), 0)) or not found[2])
+        if kind not in self._singulars:
+            words = [words[0] for words, own in self._kinds.items() if own == kind and len(words) == 1]
+            self._singulars[kind] = sorted(
+                word for word in words if not (found := self.find((word,), 0)) or not found[2]
+            )
+        return self._singulars[kind]
 
     def capitalized(self, tokens: Sequence[str]) -> tuple[str, ...]:
         """Tokens with the capitals of names that were written without, but for names that are common words as well."""
@@ -302,6 +316,7 @@ def _noun_at(
         and _is_adjective(tokens, last, last)
         and _may_be_noun(tokens[last].lower())
         and tags[last].startswith("NN")
+        and tokens[last].islower()  # no name
     ):
         head, length, kind, plural = last, 1, UNKNOWN, False  # "a storm trooper"
     if (
@@ -326,6 +341,11 @@ def _behind_unknown(
 def token_at(tokens: tuple[str, ...], at: int) -> str:
     """The token at a place in lower case; none before the first or behind the last one."""
     return tokens[at].lower() if 0 <= at < len(tokens) else ""
+
+
+def names_place(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a name tells where something is, as in "a market in Marrakesh"."""
+    return noun.name and token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS
 
 
 def _is_modal(tokens: tuple[str, ...], at: int) -> bool:
@@ -424,6 +444,23 @@ def is_common(word: str, lexicon: Lexicon) -> bool:
         or lower in english
         or lower in NO_THINGS
     )
+
+
+@cache
+def rare_words() -> tuple[Sequence[str], Sequence[str]]:
+    """Nouns and adjectives of English, most of them rare, as TextBlob's list has them; none that is a function word."""
+
+    def of(tag: str) -> list[str]:
+        return sorted(
+            word
+            for word, own in english.items()
+            if own == tag and _RARE.match(word) and word not in _NO_NOUNS and word not in NO_THINGS
+        )
+
+    return of("NN"), of("JJ")
+
+
+_RARE = re.compile(r"[a-z]{3,11}$")
 
 
 def is_participle(word: str) -> bool:

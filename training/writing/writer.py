@@ -16,6 +16,7 @@ from enum import IntEnum
 from promptdial.command import word_count
 from training import rules
 from training.writing.frames import kinds, scenes
+from training.writing.gist import gist
 from training.writing.openings import opening
 from training.writing.phrases import (
     DOERS,
@@ -26,12 +27,12 @@ from training.writing.phrases import (
     TIMES,
     UNKNOWN,
     VERBS,
-    WHEREABOUTS,
     Lexicon,
     Noun,
     Parsed,
     is_common,
     is_participle,
+    names_place,
     parse,
     token_at,
 )
@@ -118,7 +119,7 @@ class Writer:
     """Writes about texts whose nouns it knows."""
 
     def __init__(self, lexicon: Lexicon) -> None:
-        self._lexicon = lexicon
+        self.lexicon = lexicon
 
     def parse(self, text: str) -> Parsed | None:
         """A text with its things, or None: it names none that is known, or has signs that prompts don't have."""
@@ -136,7 +137,7 @@ class Writer:
         words = text.split()
         if len(words) > 3 and sum(word[0].isupper() for word in words) > 0.6 * len(words):
             text = text.lower()
-        parsed = parse(self._uncapitalized(text), self._lexicon)
+        parsed = parse(self._uncapitalized(text), self.lexicon)
         if not parsed.nouns or len(parsed.lead) > _LONGEST_LEAD or "?" in parsed.tokens:
             return None
         return replace(
@@ -149,7 +150,7 @@ class Writer:
         """Without the capital of a sentence; names keep theirs."""
         first, _, rest = text.partition(" ")
         follows = rest[:1].isupper() and first.lower() not in rules.STOPWORDS and not first.endswith(",")
-        common = is_common(first.strip(",.;:"), self._lexicon) and not follows
+        common = is_common(first.strip(",.;:"), self.lexicon) and not follows
         return f"{first.lower()} {rest}".strip() if first[:1].isupper() and common else text
 
     def prompt(
@@ -165,7 +166,7 @@ class Writer:
             or any(token.lower() in DRAWN for token in parsed.tokens)
             or any(token.lower() in DRAWN_VIEWS for token in parsed.lead)
         )
-        told = parsed.cut(min(words, LONGEST_TOLD))
+        told = self._gist(parsed) or parsed.cut(min(words, LONGEST_TOLD))
         scene = new_scene(
             told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY, focus=rng.random()
         )
@@ -200,6 +201,13 @@ class Writer:
             chosen = [(place, _of_clip(sentence)) for place, sentence in chosen]
         return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
 
+    def _gist(self, parsed: Parsed) -> Parsed | None:
+        """What a story is told by; None if the text is none, or names nobody."""
+        if parsed.sentences == 1 or len(parsed.tokens) <= LONGEST_TOLD:
+            return None
+        found = self.parse(gist(parsed))
+        return found and replace(found, medium=parsed.medium, camera=parsed.camera)
+
     def altered(self, parsed: Parsed, rng: random.Random) -> Parsed | None:
         """The text about something else: one or all of its nouns become others of their kind, or a part is left."""
         if len(parsed.nouns) > 1 and rng.random() < 0.4:
@@ -208,7 +216,7 @@ class Writer:
         changed = parsed.nouns if rng.random() < 0.5 else parsed.nouns[:1]
         tokens = list(parsed.tokens)
         for noun in reversed(changed):
-            others = [word for word in self._lexicon.singulars(noun.kind) if word != parsed.noun(noun)]
+            others = [word for word in self.lexicon.singulars(noun.kind) if word != parsed.noun(noun)]
             if noun.plural or not others:
                 continue
             tokens[noun.modifiers : noun.end] = [re.sub(r"(?<=\w\w)-", " ", rng.choice(others))]
@@ -232,7 +240,7 @@ def _candidates(
     things = [
         noun
         for noun in nouns
-        if noun is subject or (noun.kind not in PLACES and not _names_place(scene.parsed, noun))
+        if noun is subject or (noun.kind not in PLACES and not names_place(scene.parsed, noun))
     ]
     places = [
         noun for noun in nouns if noun.kind in PLACES and noun not in things
@@ -295,11 +303,6 @@ def _described(parsed: Parsed) -> list[Noun]:
         and not (head in TIMES and token_at(parsed.tokens, noun.start - 1) in ("at", "during"))
     ]
     return found or [parsed.nouns[0]]
-
-
-def _names_place(parsed: Parsed, noun: Noun) -> bool:
-    """Whether a name tells where something is, as in "a market in Marrakesh"."""
-    return noun.name and token_at(parsed.tokens, noun.start - 1) in WHEREABOUTS
 
 
 def _listed(scene: Scene, nouns: Sequence[Noun]) -> str:
