@@ -381,7 +381,7 @@ def test_a_place_named_beside_a_thing_is_not_what_a_prompt_is_about(writer: Writ
     parsed = writer.parse("a street market in Marrakesh")
     assert parsed is not None
     prompts = [writer.prompt(parsed, 110, "image", random.Random(n), None, "") for n in range(40)]
-    assert not [each for each in prompts if each.count("Marrakesh") > 1]
+    assert not [each for each in prompts if each.count("Marrakesh") > 2]  # once more where all is said again
 
 
 def test_who_sleeps_does_not_move(writer: Writer) -> None:

@@ -145,7 +145,7 @@ def _altered(
 
 def _length(rng: random.Random) -> int:
     """Words to aim at: as many short prompts as middling and long ones."""
-    return round(2 ** rng.uniform(3.3, 7.1))
+    return round(2 ** rng.uniform(2.9, 7.1))
 
 
 def _expand(given: str, text: str, parsed: Parsed, style: str | None, what: str, rng: random.Random) -> str:

@@ -15,6 +15,7 @@ from training.writing.phrases import (
     ENDS,
     NO_THINGS,
     NO_VERBS,
+    PEOPLE,
     SIZES,
     SPECIFIC,
     STANDING,
@@ -52,6 +53,11 @@ _CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
 _NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose")
 _MOVING = (*DOERS, "vehicle", "train", "boat", "aircraft")
 _REWORDED_SHARE = 0.6
+_LONGEST_RESTATED, _SHORT_REST = (
+    11,
+    3,
+)  # tokens of a text that are said once more, and such as may follow its things
+_STOPS = (*ENDS, ",")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -91,6 +97,34 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
     if parsed.medium:
         said = said.rstrip(".") + f", {parsed.medium}."
     return said
+
+
+def restated(parsed: Parsed) -> str:
+    """What the text says once more, plainly and as a phrase: "the white rabbit near the fence".
+
+    "the" for "a", so that no long run of the text's own words comes of it.
+    """
+    tokens, subject = parsed.tokens, parsed.nouns[0]
+    longest = subject.start + _LONGEST_RESTATED
+    known = [noun.end for noun in parsed.nouns if noun.end <= longest and (noun.name or noun.kind != UNKNOWN)]
+    end = max([subject.end, *known])
+    rest = next((i for i in range(end, len(tokens)) if tokens[i] in _STOPS), len(tokens))
+    if rest <= min(longest, end + _SHORT_REST):
+        end = rest  # "is folding the blanket carefully"
+    starts = {noun.start: noun for noun in parsed.nouns}
+    words: list[str] = []
+    for index in range(subject.start, end):
+        token, noun = tokens[index], starts.get(index)
+        definite = token.lower() in ("a", "an")
+        if definite or (noun is subject and not noun.name and noun.start == noun.modifiers):
+            words.append("the")
+        if index == subject.end and (token in VERBS or _VERB.match(token)) and token not in NO_VERBS:
+            if token in ("is", "are") and is_participle(token_at(tokens, index + 1)):
+                continue
+            words.append("who" if subject.kind in PEOPLE else "that")
+        if not definite:
+            words.append(token)
+    return " ".join(words)
 
 
 def _richer(scene: Scene) -> tuple[str, str]:

@@ -90,6 +90,7 @@ CLOSED = _words("closed")
 POSSESSIVES, NO_FIGURES, STORY_PLACES = _words("possessives"), _words("no_figures"), _words("story_places")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
+PEOPLE = frozenset(("man", "woman", "boy", "girl", "person", "group"))
 # Kinds of what may do something to the thing behind: "girl hug teddy bear".
 DOERS = (
     "man",

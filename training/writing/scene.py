@@ -13,6 +13,7 @@ from training.writing.phrases import (
     DARK,
     LIVELY,
     OUTDOORS,
+    PEOPLE,
     PLACES,
     SET_APART,
     SWEET,
@@ -39,8 +40,7 @@ _CARRIED = (
 )  # fmt: skip
 # Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
-_PEOPLE = {"man", "woman", "boy", "girl", "person", "group"}
-_LIVING = _PEOPLE | {"animal", "bird", "fish"}
+_LIVING = PEOPLE | {"animal", "bird", "fish"}
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _fitting_moods(kind: str, words: set[str]) -> list[str]:
         return [groups[name] for name in ("calm", "grave", "grand") if name not in barred]
     if kind in _LIVING or kind in _EVERYDAY or words & SWEET:
         barred.add("grave")
-    if kind in _PEOPLE or kind in _EVERYDAY:
+    if kind in PEOPLE or kind in _EVERYDAY:
         barred.add("grand")
     return [moods for name, moods in groups.items() if name not in barred]
 

@@ -17,7 +17,7 @@ from promptdial.command import word_count
 from training import rules
 from training.writing.frames import kinds, scenes
 from training.writing.gist import gist
-from training.writing.openings import opening
+from training.writing.openings import opening, restated
 from training.writing.phrases import (
     DOERS,
     DRAWN,
@@ -62,11 +62,14 @@ ROOMY = 40  # words of a prompt in which what the text says has room for clauses
 # its text names. What lies between is drawn for each, or all of one length would be alike relevant, and the command
 # would have nothing to steer.
 NAMED_SHARE = (0.35, 0.9)
+RESTATED_FROM = 0.6  # how close a prompt keeps to its text that says once more what this says
 _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECASE)
 _PHOTOGRAPHIC = ("texture", "quality")
 _IN_PLACE = re.compile(r"\b(?:in|within|into) \{place\}")
 _SET_OFF = re.compile(r"\b(?:background|backdrop)\b")  # a plain one, which no place is
-_OPENINGS = 5  # that are drawn at most, if they say what the text rules out; it may hold such words itself
+_OPENINGS = (
+    5  # that are drawn at most, if they are too long or say what the text rules out; it may do so itself
+)
 
 
 class Place(IntEnum):
@@ -173,7 +176,7 @@ class Writer:
         scene.slots["kind"] = layout
         for _ in range(_OPENINGS):
             said = [opening(scene, modality, photographic=not drawn)]
-            if scene.fits(said[0]):
+            if scene.fits(said[0]) and word_count(said[0]) <= max(words + 1, len(told.tokens)):
                 break
         if style is not None and (words < 30 or rng.random() < 0.5):
             said[0] = said[0].rstrip(".") + rng.choice(
@@ -274,6 +277,9 @@ def _candidates(
     for place in _ANCHOR_PLACES[: int(scene.focus * (len(_ANCHOR_PLACES) + 1))]:
         scene.slots["things"] = _listed(scene, things[:3] if place is Place.CLOSING else things[:1])
         rest.insert(0, (place, scene.say(rng.choice(general["anchor"]))))
+    if scene.focus > RESTATED_FROM:
+        scene.slots["things"] = restated(scene.parsed)
+        found.insert(0, (Place.CLOSING, scene.say(rng.choice(general["anchor"]))))
     # The order of what is wanted first differs, or short prompts would all say the same kind of thing.
     cut = rng.randint(0, 2)
     wanted = [*found[cut:], *rest, *found[:cut]] if rng.random() < 0.5 else [*found, *rest]
