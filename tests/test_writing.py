@@ -236,31 +236,6 @@ def test_of_several_sentences_come_as_many_as_have_room(writer: Writer) -> None:
     assert re.search(r"\. The ([\w-]+ )?sun", long), long
 
 
-def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> None:
-    story = (
-        "After a great storm, the last humans lived in a wasteland. Young survivor Li Hao and his team were asked to "
-        "cross a ruined city. Along the way they faced zombie hordes, and a young doctor named Allen fixed a broken "
-        "radio. The radio was older than Li Hao."
-    )
-    parsed = writer.parse(story)
-    assert parsed is not None
-    for seed in range(20):
-        prompt = writer.prompt(parsed, 80, "image", random.Random(seed), None, "")
-        first = prompt.split(". ")[0]
-        assert "Li Hao" in first and "in a wasteland" in prompt, prompt
-        assert "lived" not in prompt and "fixed" not in prompt, prompt
-
-
-def test_a_story_without_figures_is_told_by_its_beginning(writer: Writer) -> None:
-    story = (
-        "It was said that it would rain. " * 3
-        + "Nobody knew why, and it went on and on for many days. It rained."
-    )
-    parsed = writer.parse(story.replace("rain", "snow"))
-    if parsed is not None:
-        assert "said that" in writer.prompt(parsed, 80, "image", random.Random(0), None, "")
-
-
 def test_with_room_what_is_told_is_not_copied_in_one_run(writer: Writer) -> None:
     text = "Two people are clearing a table together."
     parsed = writer.parse(text)

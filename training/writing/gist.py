@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from training.writing.phrases import (
     DOERS,
+    ENDS,
     NO_FIGURES,
     PLACES,
     POSSESSIVES,
@@ -79,7 +80,7 @@ def _is_doubtful(parsed: Parsed, noun: Noun, before: Noun | None) -> bool:
     apposed = (
         before is not None and before.name and noun.start == before.end + 1 and tokens[before.end] == ","
     )
-    single = noun.name and noun.end == noun.start + 1
+    single = noun.name and noun.end == noun.start + 1 and (noun.start == 0 or tokens[noun.start - 1] in ENDS)
     return (
         apposed  # "Li Hao, a young survivor,"
         or (noun.start == noun.modifiers and tokens[noun.start].endswith("ed"))  # "they faced zombies"

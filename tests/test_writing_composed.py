@@ -1,0 +1,142 @@
+"""What written rows are about besides captions: stories, composed phrases, rare words; and what is said once more."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from training.writing import episodes
+from training.writing.composed import CAMERA_MOVES, MEDIA, VIEWS_OF, composed, varied
+from training.writing.gist import gist
+from training.writing.openings import restated
+from training.writing.phrases import rare_words
+from training.writing.writer import LONGEST_TOLD, Writer
+
+LISTS = {
+    "animals": ["heron", "lynx"],
+    "clothing": ["kimono", "cardigan"],
+    "creatures": ["wyvern"],
+    "dishes": ["ratatouille"],
+    "objects": ["astrolabe"],
+    "occupations": ["falconer", "cartographer"],
+}
+STORY = (
+    "After a great storm, the last humans lived in a wasteland. Young survivor Li Hao and his team were asked to "
+    "cross a ruined city. Along the way they faced zombie hordes, and a young doctor named Allen fixed a broken "
+    "radio. The radio was older than Li Hao."
+)
+
+
+@pytest.fixture(scope="module")
+def writer() -> Writer:
+    return Writer(episodes.lexicon(LISTS))
+
+
+def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> None:
+    parsed = writer.parse(STORY)
+    assert parsed is not None
+    for seed in range(20):
+        prompt = writer.prompt(parsed, 80, "image", random.Random(seed), None, "")
+        assert "Li Hao" in prompt.split(". ")[0], prompt
+        assert re.search(r"in a ([\w-]+ )?wasteland", prompt), prompt
+        assert "lived" not in prompt and "fixed" not in prompt, prompt
+
+
+@pytest.mark.parametrize(
+    ("story", "told"),
+    [
+        (STORY, "Li Hao, his team and a broken radio in a wasteland"),
+        (
+            "There was an ancient maze. To find his father, a young adventurer named Allen entered the maze. "
+            "There he met a cat that knew the way.",
+            "a young adventurer named Allen and a cat in an ancient maze",
+        ),
+        (
+            "In a hidden tomb, the raiders found a copper mirror. The mirror could show the future. Nobody believed "
+            "in the mirror.",
+            "the raiders and a copper mirror in a hidden tomb",
+        ),
+        ("Marta Silva, a tired baker, opens the shop. Marta Silva sings.", "Marta Silva and the shop"),
+        ("It rains on the rug. Nobody knows why. The rug was wet.", "the rug"),
+        ("The audience was happy. Everyone smiled. The audience sang.", ""),
+    ],
+)
+def test_the_gist_of_a_story(story: str, told: str, writer: Writer) -> None:
+    parsed = writer.parse(story)
+    assert parsed is not None
+    assert gist(parsed) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("white rabbit near the fence", "the white rabbit near the fence"),
+        ("a person is folding the blanket.", "the person folding the blanket"),
+        (
+            "a person holds a flashlight while another waits",
+            "the person who holds the flashlight while another waits",
+        ),
+        ("close up of a lemur", "the lemur"),
+        ("movie crew talking together", "the movie crew talking together"),
+        ("a kangaroo is on the left of a board", "the kangaroo that is on the left of the board"),
+        ("Salvador Dali with a hat", "Salvador Dali with the hat"),
+    ],
+)
+def test_a_text_is_said_once_more_as_a_phrase_with_other_articles(
+    text: str, said: str, writer: Writer
+) -> None:
+    parsed = writer.parse(text)
+    assert parsed is not None
+    assert restated(parsed) == said
+
+
+def test_prompts_that_keep_close_to_their_text_say_it_once_more(writer: Writer) -> None:
+    parsed = writer.parse("a cat sleeping on a chair")
+    assert parsed is not None
+    prompts = [writer.prompt(parsed, 90, "image", random.Random(seed), None, "") for seed in range(100)]
+    assert 10 < sum("the cat sleeping on the chair" in prompt for prompt in prompts) < 60
+
+
+def test_composed_texts_are_written_about_and_some_are_stories(writer: Writer) -> None:
+    texts = [row["text"] for row in composed(LISTS, 200, random.Random(3))]
+    parsed = [found for text in texts if (found := writer.parse(text)) is not None]
+    stories = [each for each in parsed if each.sentences > 1 and len(each.tokens) > LONGEST_TOLD]
+    assert len(parsed) > 190
+    assert 15 < len(stories) < 80
+    assert sum(bool(gist(story)) for story in stories) > 0.9 * len(stories)
+    assert not [text for text in texts if re.search(r"\ba [aeio]|[{}]", text)]
+    assert not list(composed({}, 5, random.Random(0)))
+
+
+def test_rare_words_take_the_place_of_others_in_text_and_prompt(writer: Writer) -> None:
+    text = "a woman wearing an old coat near a lake"
+    parsed = writer.parse(text)
+    assert parsed is not None
+    nouns, adjectives = rare_words()
+    known = {*nouns, *adjectives}
+    found = {varied(text, parsed, writer.lexicon, random.Random(seed)) for seed in range(200)}
+    renamed = [each for each in found if not all(word in each for word in ("woman", "coat", "lake"))]
+    assert len(renamed) > 40
+    assert any(set(each.split()) & known for each in renamed)
+    clothing = {word.replace("-", " ") for word in writer.lexicon.singulars("clothing")}
+    assert any(any(f" {word} near" in each for word in clothing - {"coat"}) for each in renamed), renamed
+    for each in renamed:
+        again = writer.parse(each)
+        if again is not None and not again.lead and "," not in each:
+            prompt = writer.prompt(again, 25, "image", random.Random(0), None, "").lower()
+            lost = [word for word in re.findall(r"\w{4,}", each.lower()) if word not in prompt]
+            assert set(lost) <= {"wearing", "near"}, (each, prompt)
+
+
+def test_some_texts_say_how_they_are_to_be_shown(writer: Writer) -> None:
+    text = "a red fox in the snow"
+    parsed = writer.parse(text)
+    assert parsed is not None
+    found = [varied(text, parsed, writer.lexicon, random.Random(seed)) for seed in range(400)]
+    assert any(each.startswith(VIEWS_OF) for each in found)
+    assert any(each.endswith(MEDIA) for each in found)
+    moves = [each for each in found if each.endswith(CAMERA_MOVES)]
+    again = writer.parse(moves[0])
+    assert again is not None and again.camera
