@@ -20,12 +20,13 @@ from service.health import Health
 from service.metrics import Metrics
 from service.middleware import BodyGuard, Observation
 from service.settings import Settings
+from service.shortcut import Shortcut
 from service.tracing import Tracing, open_tracing
 from service.wiring import Backend, Service
 
 logger = logging.getLogger(__name__)
 
-BODY_PATHS = frozenset({"/generate"})
+BODY_PATHS = frozenset({routes.GENERATE_PATH})
 
 
 def create_app(
@@ -52,6 +53,7 @@ def create_app(
     if settings.metrics_port is None:
         app.include_router(routes.metrics_router)
     problems.install(app)
+    app.add_middleware(Shortcut)
     app.add_middleware(BodyGuard, paths=BODY_PATHS, max_bytes=settings.max_body_bytes)
     app.add_middleware(Observation, metrics=metrics, tracing=tracing)  # added last: the outermost
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from service.metrics import UNKNOWN_TASK
@@ -24,6 +23,14 @@ class Phase(NamedTuple):
     name: str
     begun: float
     ended: float
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """A request header's value, the first where it was sent several times; `name` in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
 
 
 @dataclass
@@ -45,7 +52,7 @@ class RequestContext:
     @classmethod
     def open(cls, scope: Scope) -> RequestContext:
         """Begin a request: its id is the client's, if harmless in a header and a log, or a new one."""
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = header(scope, b"x-request-id") or ""
         request_id = given if ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         context = cls(request_id, time.monotonic())
         scope[SCOPE_KEY] = context

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 
 current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 
+encode = json.JSONEncoder(default=str).encode
+
 
 class JsonFormatter(logging.Formatter):
     """Renders a record, its `extra={"fields": {...}}` and the id of the request under way."""
@@ -28,11 +30,14 @@ class JsonFormatter(logging.Formatter):
         entry.update(getattr(record, "fields", {}))
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return encode(entry)
 
 
 def configure_logging(level: str) -> None:
     """Send every logger's records to standard error as JSON. Called once, by `__main__`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    # What no line holds needn't be found out for each: the caller's file, its thread, its process.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # type: ignore[attr-defined]
     logging.basicConfig(level=level, handlers=[handler], force=True)

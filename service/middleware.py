@@ -10,13 +10,13 @@ import asyncio
 import logging
 import time
 from email.message import Message as MimeMessage
+from functools import lru_cache
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptdial.errors import Cancelled, PromptdialError, Unavailable
 from service import problems
-from service.context import RequestContext
+from service.context import RequestContext, header
 from service.health import RETRY_AFTER_S
 from service.logs import current_request_id
 from service.metrics import Metrics, outcome_of
@@ -56,7 +56,7 @@ class Observation:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = context.request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", context.request_id.encode())]
             await send(message)
 
         try:
@@ -121,7 +121,7 @@ class BodyGuard:
             await self.app(scope, receive, send)
             return
         try:
-            check_media_type(Headers(scope=scope).get("content-type"))
+            check_media_type(header(scope, b"content-type"))
             body = await self._read(scope, receive)
             check_encoding(body)
         except PromptdialError as error:
@@ -136,7 +136,7 @@ class BodyGuard:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Stops reading where the limit is passed, announced or not."""
-        announced = Headers(scope=scope).get("content-length", "0")
+        announced = header(scope, b"content-length") or "0"
         if announced.isdecimal() and int(announced) > self.max_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
@@ -165,13 +165,19 @@ def check_media_type(content_type: str | None) -> None:
         raise problems.UnsupportedMediaType(
             "the Content-Type header is missing; send 'Content-Type: application/json'"
         )
-    header = MimeMessage()
-    header["Content-Type"] = content_type
-    charset = str(header.get_param("charset", "")).lower()
-    if header.get_content_type() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+    if not is_json(content_type):
         raise problems.UnsupportedMediaType(
             "the Content-Type of the body is not taken here; send 'Content-Type: application/json', in UTF-8"
         )
+
+
+@lru_cache(maxsize=64)  # clients send one of a few
+def is_json(content_type: str) -> bool:
+    """Whether a Content-Type says JSON, in UTF-8 if it names a charset."""
+    parsed = MimeMessage()
+    parsed["Content-Type"] = content_type
+    charset = str(parsed.get_param("charset", "")).lower()
+    return parsed.get_content_type() == "application/json" and charset in {"", "utf-8", "utf8"}
 
 
 def check_encoding(body: bytes) -> None:

@@ -31,12 +31,14 @@ from service.schemas import (
 from service.streaming import EventStream, encode
 from service.wiring import Service
 
+GENERATE_PATH = "/generate"
+
 router = APIRouter()
 metrics_router = APIRouter()  # apart: metrics may have a port of their own
 
 
 @router.post(
-    "/generate",
+    GENERATE_PATH,
     summary="Write prompts for an input",
     description=examples.GENERATE_DESCRIPTION,
     response_model=GenerateResponse,
