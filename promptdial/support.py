@@ -9,6 +9,7 @@ refused).
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -110,7 +111,9 @@ class Support:
         support = self._tasks.get(task)
         if support is None or not support.cells:
             return None
-        return min(support.cells, key=lambda cell: abs(math.log(max(length, 1) / cell.length)))
+        place = bisect_left(support.cells, length, key=lambda cell: cell.length)
+        near = support.cells[max(0, place - 1) : place + 1]
+        return min(near, key=lambda cell: abs(math.log(max(length, 1) / cell.length)))
 
     def range(self, task: str, length: int) -> tuple[float, float, float] | None:
         """Relevance at the 5th, 95th and 90th percentile of rows of about that length."""

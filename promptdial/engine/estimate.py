@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 STEP_WEIGHT = 0.05  # of the newest measurement in a running mean; there are hundreds a second
@@ -48,12 +49,9 @@ class Speed:
         """The largest piece that is read in so many seconds, or the smallest there is."""
         return next((size for size in reversed(self._sizes) if self.piece_s(size) <= room_s), self._sizes[0])
 
-    def prompt_s(self, tokens: int, rows: int, slots: int) -> tuple[int, float]:
-        """Pieces and seconds of the prefill of a prompt, or of what is left of it, while ``rows`` decode."""
-        chunk = self.piece(self.room_s(rows, min(rows + 1, slots))) if rows else self._sizes[-1]
-        whole, rest = divmod(tokens, chunk)
-        seconds = whole * self.piece_s(chunk) + (self.piece_s(rest) if rest else 0.0)
-        return whole + (rest > 0), seconds
+    def chunk(self, rows: int, slots: int) -> int:
+        """Tokens of a prompt that are read at once while ``rows`` decode."""
+        return self.piece(self.room_s(rows, min(rows + 1, slots))) if rows else self._sizes[-1]
 
     def decoded(self, rows: int, seconds: float) -> None:
         """Learn from a decode step."""
@@ -97,26 +95,46 @@ class Work(NamedTuple):
 
 
 class Forecast:
-    """The loop played forward from now, at 0 s, with the speeds of that moment.
+    """The loop played forward from now, at 0 s, with the speeds of that moment, until all prompts are read.
 
-    It is made for one admission and plays several queues: a refusal takes up to nine, of eighty requests each.
+    From there ``after`` goes on with others behind, and ``finish_s`` to the end: one admission asks several times what
+    would be if, and has up to eighty requests in front of each question.
     """
 
-    def __init__(self, speed: Speed, slots: int, max_running: int) -> None:
+    def __init__(self, speed: Speed, slots: int, max_running: int, works: Sequence[Work] = ()) -> None:
+        """``works`` are served in their order, those with nothing to read run already."""
         self._speed, self._slots, self._max_running = speed, slots, max_running
         self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
-        # By tokens and rows: pieces, and seconds of each.
-        self._readings: dict[tuple[int, int], tuple[int, float]] = {}
+        self._chunks: dict[int, tuple[int, float]] = {}  # by rows: tokens that are read at once, their seconds
+        self._now, self._turn, self._rows = 0.0, 0, 0
+        self._ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
+        self._finish: list[float] = []  # seconds until each is done, as far as that has been played
+        self._play(works)
 
-    def finish_s(self, works: Sequence[Work], *, busy: bool) -> list[float]:
-        """Seconds until each is done; they are served in their order, those with nothing to read run already.
+    def after(self, *works: Work) -> Forecast:
+        """What follows with these behind the others."""
+        more = copy(self)
+        more._ends, more._finish = self._ends[:], self._finish[:]
+        more._play(works)
+        return more
+
+    def finish_s(self, *, busy: bool) -> list[float]:
+        """Seconds until each is done.
 
         ``busy``: requests are expected to keep coming, so the last ones won't have the engine to themselves.
         """
-        steps = self._steps
-        finish = [0.0] * len(works)
-        ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
-        now, turn, rows = 0.0, 0, 0
+        finish, now, turn, rows = self._finish[:], self._now, self._turn, self._rows
+        least_turn_s = self._speed.turn_s if busy else 0.0
+        for end, index, freed in sorted(self._ends):
+            now += (end - turn) * max(self._steps[rows], least_turn_s)
+            turn, rows = end, rows - freed
+            finish[index] = now
+        return finish
+
+    def _play(self, works: Sequence[Work]) -> None:
+        """Until the last of them has been read."""
+        steps, slots, ends, finish = self._steps, self._slots, self._ends, self._finish
+        now, turn, rows = self._now, self._turn, self._rows
 
         def to_next_end(turn_s: float) -> None:
             nonlocal now, turn, rows
@@ -125,9 +143,9 @@ class Forecast:
             turn, rows = end, rows - freed
             finish[index] = now
 
-        for index, work in enumerate(works):
+        for work in works:
             if work.prompt > 0:
-                while ends and (rows + work.rows > self._slots or len(ends) >= self._max_running):
+                while ends and (rows + work.rows > slots or len(ends) >= self._max_running):
                     to_next_end(steps[rows])
                 while ends and now < work.delay_s:  # until it comes
                     turns = math.ceil((work.delay_s - now) / steps[rows]) if steps[rows] > 0 else 0
@@ -142,16 +160,18 @@ class Forecast:
                     to_next_end(steps[rows] + piece_s)
                 now, turn = now + (last - turn) * (steps[rows] + piece_s), last
             rows += work.rows
-            heapq.heappush(ends, (turn + work.tokens, index, work.rows))
-        least_turn_s = self._speed.turn_s if busy else 0.0
-        while ends:
-            to_next_end(max(steps[rows], least_turn_s))
-        return finish
+            heapq.heappush(ends, (turn + work.tokens, len(finish), work.rows))
+            finish.append(0.0)
+        self._now, self._turn, self._rows = now, turn, rows
 
     def _reading(self, tokens: int, rows: int) -> tuple[int, float]:
-        """Pieces of a prompt, and seconds of each."""
-        known = self._readings.get((tokens, rows))
+        """Pieces of a prompt, or of what is left of it, and seconds of each, while ``rows`` decode."""
+        known = self._chunks.get(rows)
         if known is None:
-            pieces, seconds = self._speed.prompt_s(tokens, rows, self._slots)
-            known = self._readings[tokens, rows] = pieces, seconds / pieces
-        return known
+            chunk = self._speed.chunk(rows, self._slots)
+            known = self._chunks[rows] = chunk, self._speed.piece_s(chunk)
+        chunk, chunk_s = known
+        whole, rest = divmod(tokens, chunk)
+        if not rest:
+            return whole, chunk_s
+        return whole + 1, (whole * chunk_s + self._speed.piece_s(rest)) / (whole + 1)

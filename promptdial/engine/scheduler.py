@@ -41,7 +41,9 @@ MISSES = 0.01  # the share of requests admitted while others were there that may
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
 LEAST_SHARE = 0.5  # that caution leaves
 
-Entry = tuple[float, int, Generation]  # when it is due, a number that tells equals apart, the request
+# When it is due, a number that tells equals apart, the request, and what predictions take it for; None where that
+# follows what others use.
+Entry = tuple[float, int, Generation, Work | None]
 
 
 class Scheduler:
@@ -92,7 +94,7 @@ class Scheduler:
     def waiting_rows(self) -> int:
         """Candidates of the requests in the queue."""
         with self._changed:
-            return sum(generation.request.n for _, _, generation in self._waiting)
+            return sum(entry[2].request.n for entry in self._waiting)
 
     def open(self) -> None:
         """Take requests from now on; without effect after ``close``."""
@@ -130,7 +132,8 @@ class Scheduler:
                 raise DeadlineExceeded("the request's deadline had passed when it came")
             self._check_room(generation, now)
             generation.on_cancel = self._note_cancelled
-            bisect.insort(self._waiting, (self._due(generation, now), next(self._numbers), generation))
+            work = None if generation.request.expected_tokens is None else self._work(generation)
+            bisect.insort(self._waiting, (self._due(generation, now), next(self._numbers), generation, work))
             if deadline is not None:
                 self._next_deadline = min(self._next_deadline, deadline)
             self._changed.notify_all()
@@ -151,7 +154,7 @@ class Scheduler:
             self._cancelled = False
             if self.running:
                 self._last_end = now
-            everything = (*self.running, *(generation for _, _, generation in self._waiting))
+            everything = (*self.running, *(entry[2] for entry in self._waiting))
             dropped = [(each, why) for each in everything if (why := _why_dropped(each, now)) is not None]
             for generation, _ in dropped:
                 if now >= _deadline(generation):  # also if the caller was the first to see that
@@ -190,7 +193,7 @@ class Scheduler:
     def take_all(self) -> list[Generation]:
         """Empty the queue and the running list, for a shutdown or after a failed step."""
         with self._changed:
-            everything = [*self.running, *(generation for _, _, generation in self._waiting)]
+            everything = [*self.running, *(entry[2] for entry in self._waiting)]
             self.running = []
             self._waiting.clear()
             return everything
@@ -227,19 +230,18 @@ class Scheduler:
         first = None  # whose turn it is, if not this one's
         if excess <= 0 and available_s == math.inf:
             return
-        forecast = Forecast(self.speed, self.slots, self.max_running)
-        works = [self._work(each) for each in self._order()]  # once: there may be eighty
+        forecast = self._forecast(self._works())  # of the others; played once, for there may be eighty
         if excess <= 0:
-            needed_s = self._needed_s(forecast, generation, works, now, busy=self._busy and not due)
+            needed_s = self._needed_s(forecast, generation, now, busy=self._busy and not due)
             share = doubt if not admitted else 1.0 if due else self._share
             if needed_s <= available_s * share:
                 if admitted:
-                    first = self._broken_by(forecast, generation, works, now)
+                    first = self._broken_by(forecast, generation, now)
                 if first is None:
                     self._promises.keep(generation)
                     generation.in_company = bool(admitted) and not due
                     return
-        alone_s = forecast.finish_s([self._work(generation)], busy=False)[0]
+        (alone_s,) = self._forecast([self._work(generation)]).finish_s(busy=False)
         if alone_s > available_s * doubt:
             raise Overloaded(
                 f"the request is predicted to take {alone_s:.2f} s on an idle engine, and its deadline leaves "
@@ -248,12 +250,12 @@ class Scheduler:
         if told is not None and now < told.start:
             retry_after_s = told.at - now  # it is early: what it was told still holds
         else:
-            retry_after_s = self._place_s(forecast, excess, works, now) if excess > 0 else 0.0
+            retry_after_s = self._place_s(forecast, excess, now) if excess > 0 else 0.0
             if first is not None:
                 retry_after_s = max(SOON_S, first.at - now)
             elif available_s < math.inf:
                 promised_s = available_s * min(self._share, PROMISED)
-                retry_after_s = self._in_time_s(forecast, generation, works, now, retry_after_s, promised_s)
+                retry_after_s = self._in_time_s(forecast, generation, now, retry_after_s, promised_s)
             self._promises.make(generation, available_s, now, retry_after_s)
         if excess > 0:
             raise Overloaded(f"{admitted} requests are running or waiting already", retry_after_s)
@@ -265,9 +267,7 @@ class Scheduler:
             retry_after_s,
         )
 
-    def _broken_by(
-        self, forecast: Forecast, generation: Generation, works: Sequence[Work], now: float
-    ) -> Promise | None:
+    def _broken_by(self, forecast: Forecast, generation: Generation, now: float) -> Promise | None:
         """A promise that goes before this request, and that would be broken if it were taken."""
         ahead = self._promises.ahead_of(generation, now)
         if not ahead:
@@ -275,15 +275,15 @@ class Scheduler:
         own = self._work(generation)
         for promise in ahead:
             delay_s = max(0.0, promise.at - now)
-            behind = [*works, own, self._work(promise.generation, delay_s)]
-            needed_s = forecast.finish_s(behind, busy=self._busy)[-1] - delay_s
+            behind = forecast.after(own, self._work(promise.generation, delay_s))
+            needed_s = behind.finish_s(busy=self._busy)[-1] - delay_s
             if needed_s > promise.available_s * self._share:
                 return promise
         return None
 
-    def _place_s(self, forecast: Forecast, excess: int, works: Sequence[Work], now: float) -> float:
+    def _place_s(self, forecast: Forecast, excess: int, now: float) -> float:
         """Seconds until so many requests are over."""
-        finish = forecast.finish_s(works, busy=self._busy)
+        finish = forecast.finish_s(busy=self._busy)
         # What misses its deadline is dropped then, which frees a place too.
         over = [min(end, _deadline(each) - now) for each, end in zip(self._order(), finish, strict=True)]
         return FIRST * sorted(over)[excess - 1]
@@ -292,7 +292,6 @@ class Scheduler:
         self,
         forecast: Forecast,
         generation: Generation,
-        others: Sequence[Work],
         now: float,
         delay_s: float = 0.0,
         *,
@@ -302,17 +301,20 @@ class Scheduler:
 
         ``busy``: as in ``Forecast.finish_s``, from then on.
         """
-        before = len(self.running)
-        due = self._due(generation, now) + delay_s
-        place = before + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
-        works = [*others[:place], self._work(generation, delay_s), *others[place:]]
-        return forecast.finish_s(works, busy=busy)[place] - delay_s
+        due, work = self._due(generation, now) + delay_s, self._work(generation, delay_s)
+        if not self._waiting or self._waiting[-1][0] <= due:  # behind all others, as mostly
+            return forecast.after(work).finish_s(busy=busy)[-1] - delay_s
+        place = len(self.running) + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
+        works = self._works()
+        return self._forecast([*works[:place], work, *works[place:]]).finish_s(busy=busy)[place] - delay_s
+
+    def _forecast(self, works: Sequence[Work]) -> Forecast:
+        return Forecast(self.speed, self.slots, self.max_running, works)
 
     def _in_time_s(
         self,
         forecast: Forecast,
         generation: Generation,
-        others: Sequence[Work],
         now: float,
         start_s: float,
         available_s: float,
@@ -322,10 +324,10 @@ class Scheduler:
         What it is late by at a moment is what it has to wait from there at the least; when all the others are done,
         it is tried in any case.
         """
-        idle_s = max(forecast.finish_s(others, busy=False), default=0.0)
+        idle_s = max(forecast.finish_s(busy=False), default=0.0)
         retry_after_s = start_s
         for _ in range(ATTEMPTS):
-            needed_s = self._needed_s(forecast, generation, others, now, retry_after_s, busy=self._busy)
+            needed_s = self._needed_s(forecast, generation, now, retry_after_s, busy=self._busy)
             late_s = needed_s - available_s
             if late_s <= 0.001 or retry_after_s >= idle_s:
                 break
@@ -334,10 +336,15 @@ class Scheduler:
 
     def _order(self) -> list[Generation]:
         """Running ones, the one being read last, then those that wait."""
-        running = sorted(
-            self.running, key=lambda generation: generation.read < len(generation.request.prompt)
-        )
-        return [*running, *(generation for _, _, generation in self._waiting)]
+        return [*self._running_in_order(), *(entry[2] for entry in self._waiting)]
+
+    def _running_in_order(self) -> list[Generation]:
+        return sorted(self.running, key=lambda generation: generation.read < len(generation.request.prompt))
+
+    def _works(self) -> list[Work]:
+        """What is left of all of them, in that order."""
+        waiting = (work or self._work(generation) for _, _, generation, work in self._waiting)
+        return [*map(self._work, self._running_in_order()), *waiting]
 
     def _work(self, generation: Generation, delay_s: float = 0.0) -> Work:
         request = generation.request
