@@ -9,11 +9,12 @@ for. Whatever ends a run early (deadline, a client that left, a shutdown) cancel
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Literal, Protocol
 
 import numpy as np
@@ -174,7 +175,7 @@ class Run:
                 if candidate == 0:
                     self.token_times.append(time.monotonic())
                     if scoring and len(self.token_times) == 1:
-                        self._generator.scoring.submit(self._measure, None)
+                        self._generator.scoring.post(self._measure, None)
                 self.tokens[candidate].append(token_id)
                 if self._streamed:
                     post(self._tell, event)
@@ -182,7 +183,7 @@ class Run:
                 if self._streamed or not scoring:
                     post(self._tell, event)
                 if scoring:
-                    self._generator.scoring.submit(self._measure, event)
+                    self._generator.scoring.post(self._measure, event)
             case Done():
                 self._decoded = time.monotonic()
                 post(self._tell, event)
@@ -277,6 +278,36 @@ class Run:
         self._generator.closed(self)
 
 
+class Scoring:
+    """The scoring thread: measures what is posted, in order.
+
+    A bare queue: an executor makes a future with a condition for each call, and here nobody waits for one.
+    """
+
+    def __init__(self) -> None:
+        self._posts: SimpleQueue[tuple[Callable[[Finished | None], None], Finished | None] | None] = (
+            SimpleQueue()
+        )
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+        self._thread.start()
+
+    def post(self, measure: Callable[[Finished | None], None], finished: Finished | None) -> None:
+        """Have `measure(finished)` called on the thread. From any thread; never waits."""
+        self._posts.put((measure, finished))
+
+    def _run(self) -> None:
+        while (post := self._posts.get()) is not None and not self._closing:
+            measure, finished = post
+            measure(finished)
+
+    def close(self) -> None:
+        """End after the call under way; what is left isn't measured."""
+        self._closing = True
+        self._posts.put(None)
+        self._thread.join()
+
+
 class Generator:
     """Runs plans with one bundle's engine and scorer."""
 
@@ -287,12 +318,12 @@ class Generator:
         self.scorer = scorer
         self.metrics = metrics
         self.mailbox = Mailbox()
-        self.scoring = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self.scoring = Scoring()
         self.in_flight = 0  # runs that were admitted and not yet closed
 
     def close(self) -> None:
         """End the scoring thread."""
-        self.scoring.shutdown(cancel_futures=True)
+        self.scoring.close()
 
     def start(
         self, plan: Plan, receive: Receive | None = None, *, streamed: bool = False, counted: bool = True
