@@ -117,7 +117,9 @@ class OpenLoop:
         arrivals = poisson(random.Random(seed), rate, seconds)
         step = {"name": name, "offered_per_s": round(rate, 2), "searching": False, **more}
         self.player.checker.when = "past the knee" if step.get("of_knee", 0) > 1 else "other steps"
-        return await self._measure(step, zip(arrivals, self._requests(seed), strict=False), seconds)
+        # Drawn before, not while the service is measured on the same cores.
+        schedule = list(zip(arrivals, self._requests(seed), strict=False))
+        return await self._measure(step, schedule, seconds)
 
     async def _bursts(self) -> None:
         """Many requests at once, then nothing: what refusals say is put to the test with no other load."""
