@@ -39,5 +39,5 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(JsonFormatter())
     # What no line holds needn't be found out for each: the caller's file, its thread, its process.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     logging.basicConfig(level=level, handlers=[handler], force=True)
