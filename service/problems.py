@@ -39,6 +39,7 @@ from service.schemas import GenerateRequest
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+encode = json.JSONEncoder(separators=(",", ":")).encode
 INTERNAL_CODE = "internal_error"
 INTERNAL_DETAIL = "Something went wrong on the server. The log has the details under this request id."
 # Where Python's own phrase differs between its versions, or there is none.
@@ -95,7 +96,7 @@ class ProblemResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Everything beyond ASCII is escaped."""
-        return json.dumps(content, separators=(",", ":")).encode("ascii")
+        return encode(content).encode("ascii")
 
 
 def problem(
