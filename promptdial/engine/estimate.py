@@ -103,6 +103,7 @@ class Forecast:
 
     def __init__(self, speed: Speed, slots: int, max_running: int, works: Sequence[Work] = ()) -> None:
         """``works`` are served in their order, those with nothing to read run already."""
+        self.works = works
         self._speed, self._slots, self._max_running = speed, slots, max_running
         self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
         self._chunks: dict[int, tuple[int, float]] = {}  # by rows: tokens that are read at once, their seconds

@@ -305,8 +305,8 @@ class Scheduler:
         if not self._waiting or self._waiting[-1][0] <= due:  # behind all others, as mostly
             return forecast.after(work).finish_s(busy=busy)[-1] - delay_s
         place = len(self.running) + bisect.bisect(self._waiting, due, key=lambda entry: entry[0])
-        works = self._works()
-        return self._forecast([*works[:place], work, *works[place:]]).finish_s(busy=busy)[place] - delay_s
+        works = [*forecast.works[:place], work, *forecast.works[place:]]
+        return self._forecast(works).finish_s(busy=busy)[place] - delay_s
 
     def _forecast(self, works: Sequence[Work]) -> Forecast:
         return Forecast(self.speed, self.slots, self.max_running, works)
