@@ -19,7 +19,9 @@ from service.settings import Settings
 from tests.service_live import live
 
 GOOD: dict[str, Any] = {"task": "expand", "input": "a fox in the snow", "max_tokens": 4, "seed": 7}
-MARKED = b"\xef\xbb\xbf"  # a byte order mark: FastAPI reads the body behind it, the shortcut leaves it to FastAPI
+MARKED = (
+    b"\xef\xbb\xbf"  # a byte order mark: FastAPI reads the body behind it, the shortcut leaves it to FastAPI
+)
 JSON = {"Content-Type": "application/json", "X-Request-ID": "mine"}
 
 values = st.one_of(

@@ -106,7 +106,9 @@ class Forecast:
         self.works = works
         self._speed, self._slots, self._max_running = speed, slots, max_running
         self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
-        self._chunks: dict[int, tuple[int, float]] = {}  # by rows: tokens that are read at once, their seconds
+        self._chunks: dict[
+            int, tuple[int, float]
+        ] = {}  # by rows: tokens that are read at once, their seconds
         self._now, self._turn, self._rows = 0.0, 0, 0
         self._ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
         self._finish: list[float] = []  # seconds until each is done, as far as that has been played
