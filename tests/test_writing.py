@@ -542,6 +542,14 @@ def test_a_share_of_the_prompts_is_about_something_else() -> None:
     assert 0.1 < len(elsewhere) / len(rows) < 0.5
 
 
+def test_rows_are_the_same_by_several_processes() -> None:
+    rows = [row(caption) for caption in CAPTIONS]
+    alone = list(episodes.written(rows, LISTS, 40, 0))
+    together = list(episodes.written(rows, LISTS, 40, 0, processes=2))
+    assert len(alone) == 40
+    assert [str(each) for each in alone] == [str(each) for each in together]  # NaN equals nothing
+
+
 def test_draws_for_a_text_depend_on_nothing_else() -> None:
     few, many = written(captions=CAPTIONS[:4], count=40), written(captions=CAPTIONS, count=400)
     about = {episode.input for episode in few if episode.key == CAPTIONS[0]}

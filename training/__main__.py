@@ -155,7 +155,12 @@ def _add_prepare(commands: Commands) -> None:
         "--derived-share", type=float, default=1.0,
         help="share of the derived rows to keep for training, which saves labelling them; default %(default)s",
     )  # fmt: skip
-    parser.add_argument("--threads", type=_positive, default=2, help="of the scorer; default %(default)s")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=2,
+        help="of the scorer, and processes that write; default %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0)
     _add_ray(parser)
     parser.set_defaults(run=_prepare)
@@ -170,7 +175,7 @@ def _prepare(args: argparse.Namespace) -> None:
     mix = prepare.Mix(args.generated, args.written, args.derived_share)
     labels = prepare.Labels(args.verdicts, args.judge_share) if args.verdicts else None
     with score.scorer_for(args) as scorer:
-        prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels)
+        prepare.prepare(data, scorer, args.out, mix, args.seed, excluded, labels, args.threads)
 
 
 def _add_score(commands: Commands) -> None:

@@ -81,14 +81,17 @@ def prepare(
     seed: int,
     excluded: Excluded,
     labels: Labels | None = None,
+    processes: int = 1,
 ) -> None:
-    """Write the episodes of `data`, less what is excluded, and their card into `out`."""
+    """Write the episodes of `data`, less what is excluded, and their card into `out`; `processes` write about texts."""
     judged = verdicts.labels(labels.verdicts) if labels else {}
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     composed = Composer(data.lists, data.styles, rng).episodes(mix.generated) if data.lists else ()
-    about_captions = writing.written(captions(data), data.lists, mix.written, seed) if data.lists else ()
-    episodes = unique([*derived(data, seed), *composed, *about_captions])
+    episodes = [*derived(data, seed), *composed]
+    if data.lists:
+        episodes += writing.written(captions(data), data.lists, mix.written, seed, processes)
+    episodes = unique(episodes)
     episodes = [e for e in episodes if e.task in data.tasks or not rules.is_instruction(e.output)]
     kept = without(episodes, excluded)
     log.info("%d episodes derived, of which %d are excluded", len(episodes), len(episodes) - len(kept))

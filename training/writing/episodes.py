@@ -7,8 +7,13 @@ for in the same language as high.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from typing import NamedTuple
 
 from promptdial.command import word_count
 from training import rules
@@ -25,6 +30,7 @@ ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.35, 0.45, 50
 # about the same text with other things, or about a part of it.
 OTHER_SHARE, DRIFTING_SHARE = 0.3, 0.25
 _MOST_OF_ONE = 20  # rows about one text
+_CHUNK = 100  # texts that a process takes at once
 COMPOSED = 3  # texts of the data for each composed one
 _MODALITIES = ("image",) * 6 + ("video",) * 2 + ("template",) * 2
 _TASKS = ("expand",) * 10 + ("tags",) * 3 + ("suggest",) * 3 + ("brief",) * 2 + ("style",) * 3 + ("compress",)
@@ -46,36 +52,59 @@ def lexicon(lists: Mapping[str, Sequence[str]]) -> Lexicon:
 
 
 def written(
-    rows: Sequence[Row], lists: Mapping[str, Sequence[str]], count: int, seed: int
+    rows: Sequence[Row], lists: Mapping[str, Sequence[str]], count: int, seed: int, processes: int = 1
 ) -> Iterator[Episode]:
     """`count` rows at most about `rows` (with `text`, `key`, `source`, `licence`) and composed phrases.
 
     The draws for a row depend on its text alone, as in `training.derive`, but for the other text that some are about.
+    So the rows are the same, in the same order, by however many processes.
     """
-    writer = Writer(lexicon(lists))
     rng = random.Random(f"written-{seed}")
     phrases = composed(lists, len(rows) // COMPOSED, random.Random(f"composed-{seed}"))
     about = [*rng.sample(list(rows), len(rows)), *phrases]
     rng.shuffle(about)
-    left = count
-    for turn in range(_MOST_OF_ONE if about else 0):
+
+    def topics(turn: int) -> Iterator[_Topic]:
         for row in about:
-            if left <= 0:
-                return
-            parsed = _parsed(writer, row["text"])
-            if parsed is None:
-                continue
-            other_words = random.Random(f"varied-{seed}-{turn}-{row['text']}")
-            text = varied(row["text"], parsed, writer.lexicon, other_words)
-            parsed = _parsed(writer, text)
-            own = random.Random(f"{seed}-{turn}-{row['text']}")
             other = random.Random(f"other-{seed}-{turn}-{row['text']}").choice(about)["text"]
-            if (
-                parsed is not None
-                and (episode := _episode(writer, {**row, "text": text}, parsed, other, own)) is not None
-            ):
-                left -= 1
-                yield episode
+            yield _Topic(row, other, f"{seed}-{turn}-{row['text']}")
+
+    with _mapping(lists, processes) as mapped:
+        found = (episode for turn in range(_MOST_OF_ONE if about else 0) for episode in mapped(topics(turn)))
+        yield from islice((episode for episode in found if episode is not None), count)
+
+
+class _Topic(NamedTuple):
+    """What a row is to be about, what it may be about instead, and the seed of its draws."""
+
+    row: Row
+    other: str
+    seed: str
+
+
+@contextmanager
+def _mapping(
+    lists: Mapping[str, Sequence[str]], processes: int
+) -> Iterator[Callable[[Iterable[_Topic]], Iterable[Episode | None]]]:
+    """What makes rows of topics, in order."""
+    about = partial(_about, Writer(lexicon(lists)))
+    if processes == 1:
+        yield partial(map, about)
+        return
+    with get_context("spawn").Pool(processes) as pool:
+        yield lambda topics: pool.imap(about, topics, chunksize=_CHUNK)
+
+
+def _about(writer: Writer, topic: _Topic) -> Episode | None:
+    """A row, if there is something to say of its text."""
+    parsed = _parsed(writer, topic.row["text"])
+    if parsed is None:
+        return None
+    text = varied(topic.row["text"], parsed, writer.lexicon, random.Random(f"varied-{topic.seed}"))
+    parsed = _parsed(writer, text)
+    if parsed is None:
+        return None
+    return _episode(writer, {**topic.row, "text": text}, parsed, topic.other, random.Random(topic.seed))
 
 
 def _parsed(writer: Writer, text: str) -> Parsed | None:
