@@ -9,6 +9,7 @@ for. Whatever ends a run early (deadline, a client that left, a shutdown) cancel
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -33,6 +34,8 @@ from service.pieces import whole_text
 from service.planning import Plan
 from service.problems import TimeoutTooShort
 from service.schemas import Candidate
+
+logger = logging.getLogger(__name__)
 
 
 class Cancellable(Protocol):
@@ -299,7 +302,10 @@ class Scoring:
     def _run(self) -> None:
         while (post := self._posts.get()) is not None and not self._closing:
             measure, finished = post
-            measure(finished)
+            try:
+                measure(finished)
+            except Exception:  # of one request; the thread is there for all of them
+                logger.exception("scoring failed")
 
     def close(self) -> None:
         """End after the call under way; what is left isn't measured."""

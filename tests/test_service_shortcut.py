@@ -24,12 +24,26 @@ MARKED = (
 )
 JSON = {"Content-Type": "application/json", "X-Request-ID": "mine"}
 
-values = st.one_of(
+anything = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.lists(st.text(max_size=3))
 )
-bodies = st.dictionaries(
-    st.sampled_from([*GenerateRequest.model_fields, "other"]), values, max_size=5
-).flatmap(lambda fields: st.sampled_from([fields, GOOD | fields]))
+valid: dict[str, st.SearchStrategy[Any]] = {
+    "modality": st.text(max_size=8), "target_relevance": st.one_of(st.floats(0, 1), st.integers(0, 1)),
+    "target_length": st.integers(1, 400), "out_of_support": st.sampled_from(["clamp", "reject"]),
+    "n": st.integers(1, 20), "rank": st.sampled_from(["closest", "highest"]), "score": st.booleans(),
+    "seed": st.integers(0, 2**31), "temperature": st.one_of(st.floats(0, 2), st.integers(0, 2)),
+    "top_p": st.floats(0.01, 1), "max_tokens": st.integers(1, 500), "timeout_ms": st.integers(1, 10**6),
+    "stream": st.booleans(), "keep": st.lists(st.text(max_size=3), max_size=3),
+}  # fmt: skip
+# Nearly all of them valid: what isn't goes to FastAPI.
+bodies = st.fixed_dictionaries(
+    {"task": st.text(min_size=1, max_size=8), "input": st.text(min_size=1)},
+    optional={
+        **valid,
+        "other": anything,
+        **{name: st.one_of(each, each, anything) for name, each in valid.items()},
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +62,17 @@ def test_what_is_read_at_once_is_what_parsing_and_checking_gives(
     except ValidationError:
         return  # FastAPI's, whatever it is
     assert read == GenerateRequest.model_validate(json.loads(body))
+
+
+def test_a_valid_request_goes_past_fastapi_and_another_does_not(tiny_bundle: Path) -> None:
+    app = create_app(Settings(bundle=tiny_bundle, threads=1))
+    app.router.routes.clear()
+    with live(app) as client:
+        answers = [
+            client.post("/generate", content=each + json.dumps(GOOD).encode(), headers=JSON)
+            for each in (b"", MARKED)
+        ]
+    assert [answer.status_code for answer in answers] == [200, 404]
 
 
 def test_of_a_field_that_is_there_twice_the_last_one_counts_either_way() -> None:

@@ -543,10 +543,10 @@ def test_a_share_of_the_prompts_is_about_something_else() -> None:
 
 
 def test_rows_are_the_same_by_several_processes() -> None:
-    rows = [row(caption) for caption in CAPTIONS]
-    alone = list(episodes.written(rows, LISTS, 40, 0))
-    together = list(episodes.written(rows, LISTS, 40, 0, processes=2))
-    assert len(alone) == 40
+    rows = [row(f"{caption} number {number}") for caption in CAPTIONS for number in range(40)]
+    alone = list(episodes.written(rows, LISTS, 450, 0))
+    together = list(episodes.written(rows, LISTS, 450, 0, processes=2))
+    assert len(alone) == 450
     assert [str(each) for each in alone] == [str(each) for each in together]  # NaN equals nothing
 
 

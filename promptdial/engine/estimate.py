@@ -101,14 +101,12 @@ class Forecast:
     would be if, and has up to eighty requests in front of each question.
     """
 
-    def __init__(self, speed: Speed, slots: int, max_running: int, works: Sequence[Work] = ()) -> None:
+    def __init__(self, speed: Speed, slots: int, max_running: int, works: Sequence[Work]) -> None:
         """``works`` are served in their order, those with nothing to read run already."""
-        self.works = works
+        self.works: list[Work] = []
         self._speed, self._slots, self._max_running = speed, slots, max_running
         self._steps = [speed.step_s(rows) for rows in range(slots + 1)]
-        self._chunks: dict[
-            int, tuple[int, float]
-        ] = {}  # by rows: tokens that are read at once, their seconds
+        self._chunks: dict[int, tuple[int, float]] = {}  # by rows: tokens read at once, and their seconds
         self._now, self._turn, self._rows = 0.0, 0, 0
         self._ends: list[tuple[int, int, int]] = []  # heap of (turn, index, rows)
         self._finish: list[float] = []  # seconds until each is done, as far as that has been played
@@ -117,7 +115,7 @@ class Forecast:
     def after(self, *works: Work) -> Forecast:
         """What follows with these behind the others."""
         more = copy(self)
-        more._ends, more._finish = self._ends[:], self._finish[:]
+        more.works, more._ends, more._finish = self.works[:], self._ends[:], self._finish[:]
         more._play(works)
         return more
 
@@ -136,6 +134,7 @@ class Forecast:
 
     def _play(self, works: Sequence[Work]) -> None:
         """Until the last of them has been read."""
+        self.works += works
         steps, slots, ends, finish = self._steps, self._slots, self._ends, self._finish
         now, turn, rows = self._now, self._turn, self._rows
 

@@ -132,7 +132,7 @@ class Scheduler:
                 raise DeadlineExceeded("the request's deadline had passed when it came")
             self._check_room(generation, now)
             generation.on_cancel = self._note_cancelled
-            work = None if generation.request.expected_tokens is None else self._work(generation)
+            work = self._work(generation) if generation.request.expected_tokens else None
             bisect.insort(self._waiting, (self._due(generation, now), next(self._numbers), generation, work))
             if deadline is not None:
                 self._next_deadline = min(self._next_deadline, deadline)

@@ -17,6 +17,7 @@ from textblob.inflect import pluralize
 from training import rules
 from training.generator import with_articles
 from training.swap import COLORS
+from training.writing.openings import is_sentence
 from training.writing.phrases import Lexicon, Parsed, rare_words
 
 Row = Mapping[str, Any]
@@ -91,7 +92,7 @@ _BEGINNINGS = (
     "In {a_place}, {who} found {thing} that nobody had seen for a hundred years.",
     "After a long war, {who} lived alone in {a_place}.",
     "Long ago there was {a_place} that was said to hide {thing}.",
-    "Legend says that {thing} lies in {a_place}. {who} set out to find it.",
+    "Legend says that {thing} lies in {a_place}, and {who} set out to find it.",
     "{who} wakes up in {a_place} and remembers nothing.",
     "{who} and {doer} travel through {a_place}.",
     "The story begins in {a_place}, where {who} works day and night.",
@@ -222,15 +223,15 @@ class _Composer:
         return f"{self._rng.choice(_FIRST_NAMES)} {self._rng.choice(_LAST_NAMES)}"
 
 
-def varied(text: str, parsed: Parsed, lexicon: Lexicon, rng: random.Random) -> str:
+def varied(given: str, parsed: Parsed, lexicon: Lexicon, rng: random.Random) -> str:
     """A text, often with rare words in place of its own, or with a word on how it is to be shown."""
-    if rng.random() < RENAMED_SHARE:
-        text = _renamed(parsed, lexicon, rng)
+    text = _renamed(parsed, lexicon, rng) if rng.random() < RENAMED_SHARE else given
     if parsed.lead or parsed.medium or parsed.camera or parsed.sentences > 1:
         return text
     draw = rng.random()
-    if draw < VIEW_SHARE:
-        return f"{rng.choice(VIEWS_OF)} {text}"
+    if draw < VIEW_SHARE and not is_sentence(parsed):
+        bare = parsed.text if text == given else text  # without a capital of its own
+        return f"{rng.choice(VIEWS_OF)} {bare}"
     for share, shown in ((MEDIUM_SHARE, MEDIA), (CAMERA_SHARE, CAMERA_MOVES)):
         draw -= share
         if draw < VIEW_SHARE:

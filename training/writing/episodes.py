@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -91,8 +92,11 @@ def _mapping(
     if processes == 1:
         yield partial(map, about)
         return
-    with get_context("spawn").Pool(processes) as pool:
-        yield lambda topics: pool.imap(about, topics, chunksize=_CHUNK)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    try:
+        yield lambda topics: pool.map(about, topics, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is left of a turn when there are enough
 
 
 def _about(writer: Writer, topic: _Topic) -> Episode | None:
@@ -101,8 +105,7 @@ def _about(writer: Writer, topic: _Topic) -> Episode | None:
     if parsed is None:
         return None
     text = varied(topic.row["text"], parsed, writer.lexicon, random.Random(f"varied-{topic.seed}"))
-    parsed = _parsed(writer, text)
-    if parsed is None:
+    if text != topic.row["text"] and (parsed := _parsed(writer, text)) is None:
         return None
     return _episode(writer, {**topic.row, "text": text}, parsed, topic.other, random.Random(topic.seed))
 
@@ -128,7 +131,9 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.R
     if parsed.camera.rstrip(".").lower() not in asked.lower():
         parsed = replace(parsed, camera="")
     length = _length(rng)
-    if parsed.sentences > 1 and task != "compress" and word_count(text) <= LONGEST_TOLD:  # told as they stand
+    if (
+        parsed.sentences > 1 and task != "compress" and len(parsed.tokens) <= LONGEST_TOLD
+    ):  # told as they stand
         length = max(length, word_count(text) + 8)
     parts = [(parsed, length)]
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):

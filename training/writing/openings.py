@@ -58,6 +58,7 @@ _LONGEST_RESTATED, _SHORT_REST = (
     3,
 )  # tokens of a text that are said once more, and such as may follow its things
 _STOPS = (*ENDS, ",")
+_NOT_DEFINITE = ("few", "lot", "couple", "bit")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -105,7 +106,8 @@ def restated(parsed: Parsed) -> str:
     "the" for "a", so that no long run of the text's own words comes of it.
     """
     tokens, subject = parsed.tokens, parsed.nouns[0]
-    longest = subject.start + _LONGEST_RESTATED
+    stop = next((i for i in range(subject.end, len(tokens)) if tokens[i] in ENDS), len(tokens))
+    longest = min(subject.start + _LONGEST_RESTATED, stop)
     known = [noun.end for noun in parsed.nouns if noun.end <= longest and (noun.name or noun.kind != UNKNOWN)]
     end = max([subject.end, *known])
     rest = next((i for i in range(end, len(tokens)) if tokens[i] in _STOPS), len(tokens))
@@ -115,7 +117,7 @@ def restated(parsed: Parsed) -> str:
     words: list[str] = []
     for index in range(subject.start, end):
         token, noun = tokens[index], starts.get(index)
-        definite = token.lower() in ("a", "an")
+        definite = token.lower() in ("a", "an") and token_at(tokens, index + 1) not in _NOT_DEFINITE
         if definite or (noun is subject and not noun.name and noun.start == noun.modifiers):
             words.append("the")
         if index == subject.end and (token in VERBS or _VERB.match(token)) and token not in NO_VERBS:
@@ -131,7 +133,7 @@ def _richer(scene: Scene) -> tuple[str, str]:
     """The text with articles, adjectives and a clause put in; and whether it is a phrase, a sentence, or has a lead."""
     parsed, rng = scene.parsed, scene.rng
     view = bool(parsed.lead) and _VIEW.search(" ".join(parsed.lead)) is not None
-    insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, _is_sentence(parsed))
+    insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, is_sentence(parsed))
     taken = {*(token.lower() for token in parsed.tokens), scene.slots["mood"], scene.slots["mood2"]}
     for number, noun in enumerate(parsed.nouns):
         article = _missing_article(parsed, number)
@@ -251,7 +253,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     subject, following = parsed.nouns[0], _following(parsed)
     frames = kinds()[subject.kind]
     insert: dict[int, str] = {}
-    sentence = _is_sentence(parsed)
+    sentence = is_sentence(parsed)
     share = _CLAUSE_SHARE_ROOMY if scene.roomy else _CLAUSE_SHARE
     if sentence:
         if (following in VERBS or _VERB.match(following)) and frames.clauses and rng.random() < share:
@@ -306,7 +308,7 @@ def _clause(scene: Scene, subject: Noun) -> str:
     return f", {clause[:1].lower()}{clause[1:]},"
 
 
-def _is_sentence(parsed: Parsed) -> bool:
+def is_sentence(parsed: Parsed) -> bool:
     """Whether a text has a finite verb, outside of relative clauses, behind its first noun phrase."""
     subject = parsed.nouns[0]
     if subject.plural and subject.end < len(parsed.tokens) and parsed.tokens[subject.end].lower() in VERBS:

@@ -142,10 +142,10 @@ class Parsed:
     @property
     def text(self) -> str:
         """The whole as somebody might have typed it."""
+        told = rules.clean(" ".join(self.tokens))
+        told = re.sub(r"(?<=[.!?] )[a-z]", lambda first: first.group().upper(), told)
         move = self.camera.rstrip(".").lower()
-        return ", ".join(
-            [rules.clean(" ".join(self.tokens)), *(each for each in (self.medium, move) if each)]
-        )
+        return ", ".join([told, *(each for each in (self.medium, move) if each)])
 
     @property
     def lead(self) -> tuple[str, ...]:
@@ -449,13 +449,14 @@ def is_common(word: str, lexicon: Lexicon) -> bool:
 
 @cache
 def rare_words() -> tuple[Sequence[str], Sequence[str]]:
-    """Nouns and adjectives of English, most of them rare, as TextBlob's list has them; none that is a function word."""
+    """Nouns and adjectives of English, most of them rare, as TextBlob lists them; none that isn't fit to be learnt."""
+    barred = _NO_NOUNS | NO_THINGS | _words("never_drawn")
 
     def of(tag: str) -> list[str]:
         return sorted(
             word
             for word, own in english.items()
-            if own == tag and _RARE.match(word) and word not in _NO_NOUNS and word not in NO_THINGS
+            if own == tag and _RARE.match(word) and word not in barred and not rules.is_noisy(word)
         )
 
     return of("NN"), of("JJ")
