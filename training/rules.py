@@ -47,7 +47,7 @@ _NOISE = re.compile(
     r"in english|stock (?:photo|image|illustration)|royalty|watermark|getty|shutterstock|click|copyright|"
     r"image of the day|file photo|nsfw|nud(?:e|es|ity)|naked|topless|sex(?:y|ual\w*)?|erotic\w*|porn\w*|fetish\w*|"
     r"lingerie|thong|bikini|zentai|latex|bdsm|buttocks?|butt|ass|boobs?|breasts?|nipples?|cleavage|crotch|armpits?|penis|"
-    r"vagina|vulva|gore|gen[ie]tal\w*)\b|[^\x00-\u024f\u2010-\u2026]",
+    r"vagina|vulva|pubic|gore|gen[ie]tal\w*)\b|[^\x00-\u024f\u2010-\u2026]",
     re.IGNORECASE,
 )
 _CREDIT = re.compile(

@@ -19,9 +19,10 @@ from training.writing.phrases import (
     token_at,
 )
 
+_FIRST_WEIGHT = 2  # what a text begins with, or names, is as if mentioned that much oftener
 _MOST_FIGURES, _MOST_TOLD = 2, 3  # figures; figures and things
 _SETTINGS = tuple(kind for kind in PLACES if kind != "sky")
-_PREPOSITIONS = ("inside", "under", "near")  # that stay; elsewhere it is "in"
+_PREPOSITIONS = ("inside", "under", "near", "on")  # that stay; elsewhere it is "in"
 
 
 def gist(parsed: Parsed) -> str:
@@ -48,8 +49,10 @@ def gist(parsed: Parsed) -> str:
         elif noun.kind in DOERS or (noun.name and preposition != "of"):
             figures.append(words)
             last_figure = noun.end
-        elif noun.kind != UNKNOWN:
-            things[words] = sum(bool(heads & {_singular(token)}) for token in tokens)
+        elif noun.kind != UNKNOWN or tokens[noun.head][:1].isupper():  # "the Taj Mahal"
+            mentions = sum(bool(heads & {_singular(token)}) for token in tokens)
+            first = noun is parsed.nouns[0] and not parsed.lead
+            things[words] = mentions + _FIRST_WEIGHT * (first or noun.kind == UNKNOWN)
     shown = figures[:_MOST_FIGURES]
     for thing in sorted(things, key=lambda each: -things[each])[: _MOST_TOLD - len(shown)]:
         if things[thing] > 1 or len(shown) < _MOST_FIGURES:

@@ -13,6 +13,7 @@ from training.writing.phrases import (
     COUNTED,
     DOERS,
     ENDS,
+    GAMES,
     NO_THINGS,
     NO_VERBS,
     PEOPLE,
@@ -131,7 +132,7 @@ def _richer(scene: Scene) -> tuple[str, str]:
     """The text with articles, adjectives and a clause put in; and whether it is a phrase, a sentence, or has a lead."""
     parsed, rng = scene.parsed, scene.rng
     view = bool(parsed.lead) and _VIEW.search(" ".join(parsed.lead)) is not None
-    insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, _is_sentence(parsed))
+    insert, sentence = _behind_subject(scene) if not parsed.lead else ({}, is_sentence(parsed))
     taken = {*(token.lower() for token in parsed.tokens), scene.slots["mood"], scene.slots["mood2"]}
     for number, noun in enumerate(parsed.nouns):
         article = _missing_article(parsed, number)
@@ -192,6 +193,8 @@ _VIEW = re.compile(
     r"pattern|design|composition|concept|mockup|silhouette|version|depiction) (?:of|with|for)$",
     re.IGNORECASE,
 )
+_SEVERAL = re.compile(r"(?<![su])s$")
+_PLAYED = ("play", "plays", "playing", "played")
 _UNCOUNTED_VIEWS = ("footage", "scenery", "animation", "art")
 # "on white background", which is no noun that anything is said about.
 _BARE_BACKGROUND = re.compile(
@@ -207,18 +210,21 @@ _SHOWN = re.compile(
 def _missing_article(parsed: Parsed, number: int) -> str:
     """The article that a noun lacks, as in a headline; nothing where it may stand without one."""
     noun = parsed.nouns[number]
-    if noun.plural or noun.name or noun.start != noun.modifiers or noun.kind == UNKNOWN:
-        return ""
     word = parsed.tokens[noun.end - 1].lower()
-    if word in UNCOUNTED:
+    if noun.plural or noun.name or noun.start != noun.modifiers or word in UNCOUNTED:
+        return ""
+    if noun.kind == UNKNOWN and word not in COUNTED:
         return ""
     if number == 0 and not parsed.lead:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
         return "a" if counted and _following(parsed) != "and" else ""
     before = parsed.tokens[noun.start - 1].lower()
-    if before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns):
-        return ""  # "blue and white airplane"
-    if word in TIMES and before in ("at", "during"):
+    if (
+        (before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns))
+        or (word in TIMES and before in ("at", "during"))
+        or (word in GAMES and before in _PLAYED)
+        or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
+    ):
         return ""
     counted = (noun.kind in _COUNTED_KINDS or word in COUNTED) and (noun.kind, before) != ("food", "of")
     behind_verb = (
@@ -251,7 +257,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     subject, following = parsed.nouns[0], _following(parsed)
     frames = kinds()[subject.kind]
     insert: dict[int, str] = {}
-    sentence = _is_sentence(parsed)
+    sentence = is_sentence(parsed)
     share = _CLAUSE_SHARE_ROOMY if scene.roomy else _CLAUSE_SHARE
     if sentence:
         if (following in VERBS or _VERB.match(following)) and frames.clauses and rng.random() < share:
@@ -306,7 +312,7 @@ def _clause(scene: Scene, subject: Noun) -> str:
     return f", {clause[:1].lower()}{clause[1:]},"
 
 
-def _is_sentence(parsed: Parsed) -> bool:
+def is_sentence(parsed: Parsed) -> bool:
     """Whether a text has a finite verb, outside of relative clauses, behind its first noun phrase."""
     subject = parsed.nouns[0]
     if subject.plural and subject.end < len(parsed.tokens) and parsed.tokens[subject.end].lower() in VERBS:
@@ -327,6 +333,8 @@ def _is_sentence(parsed: Parsed) -> bool:
             and before not in ("that", "who", "which", "as")
         ):
             return True
+        if subject.plural and word in VERBS and index not in taken and index - 1 in taken:
+            return True  # "donuts with frosting sit on a shelf"
     return False
 
 

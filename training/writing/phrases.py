@@ -68,6 +68,8 @@ CAPITALIZED = _words("capitalized")
 _ADVERBS = _words("no_nouns")
 _GROUPS = _words("groups")
 _PAIRS = _words("pairs")
+_COUNTS = frozenset(("hundred", "thousand", "million", "dozen", "few", "couple", "great"))
+_COLORS = frozenset(_table()["opposites"]["color"].split())
 _NO_PARTICIPLES = _words("no_participles")
 _NO_NOUNS = _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
 NO_VERBS = _words("no_verbs")
@@ -78,7 +80,7 @@ SIZES = _words("sizes")
 SPECIFIC = _words("specific")
 TIMES = _words("times")
 SET_APART = _words("set_apart")
-UNCOUNTED = _words("uncounted")
+UNCOUNTED, GAMES = _words("uncounted"), _words("games")
 WHEREABOUTS = _words("whereabouts")
 DARK = _words("dark")
 SWEET = _words("sweet")
@@ -193,8 +195,10 @@ class Lexicon:
         for kind, nouns in more.items():
             for noun in nouns:
                 words = tuple(noun.lower().split())
-                if words and self.find(words, 0) is None and words[-1] not in NO_THINGS:
-                    self._kinds[words] = kind
+                if words and self.find(words, 0) is None and words[-1] not in NO_THINGS | CAPITALIZED:
+                    last = self.find(words[-1:], 0)
+                    is_drink = kind == "food" and last is not None and last[1] == "drink"
+                    self._kinds[words] = "drink" if is_drink else kind  # "turkish coffee" among the dishes
 
     def singulars(self, kind: str) -> Sequence[str]:
         """The nouns of a kind, one word each, that name one thing."""
@@ -218,7 +222,7 @@ class Lexicon:
 
     def find(self, tokens: tuple[str, ...], at: int) -> tuple[int, str, bool] | None:
         """The longest noun that begins at a token: its length in tokens, its kind, whether it is plural."""
-        for length in (3, 2, 1):
+        for length in (4, 3, 2, 1):
             words = tuple(token.lower() for token in tokens[at : at + length])
             if len(words) < length:
                 continue
@@ -247,8 +251,18 @@ def singular_forms(word: str) -> Iterable[tuple[str, bool]]:
 
 
 def parse(text: str, lexicon: Lexicon) -> Parsed:
-    """The tokens and noun phrases of a text."""
+    """The tokens and noun phrases of a text, with articles and verbs that agree with them."""
     tokens = _uncapitalized(_TOKEN.findall(text), lexicon)
+    tags, nouns = _tagged(tokens, lexicon)
+    wrong = {noun.start for noun in nouns if _has_wrong_article(tokens, tags, noun)}
+    if wrong:
+        tokens = tuple(token for index, token in enumerate(tokens) if index not in wrong)
+        _, nouns = _tagged(tokens, lexicon)
+    return Parsed(lexicon.capitalized(_with_agreeing_verb(tokens, nouns)), nouns)
+
+
+def _tagged(tokens: tuple[str, ...], lexicon: Lexicon) -> tuple[Sequence[str], tuple[Noun, ...]]:
+    """The tagger's tags of tokens, and their noun phrases."""
     # A quoted text is one word to the tagger.
     tags = [
         kind
@@ -268,7 +282,34 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
             continue
         nouns.append(found)
         at = free = found.end
-    return Parsed(lexicon.capitalized(tokens), tuple(nouns))
+    return tags, tuple(nouns)
+
+
+def _has_wrong_article(tokens: tuple[str, ...], tags: Sequence[str], noun: Noun) -> bool:
+    """Whether "a" stands before several: "a train tracks", but not "a hundred birds" or "a fireworks display"."""
+    return (
+        noun.plural
+        and noun.modifiers == noun.start + 1
+        and tokens[noun.start].lower() in ("a", "an")
+        and not _COUNTS.intersection(tokens[noun.modifiers : noun.head])
+        and not (noun.end < len(tokens) and tags[noun.end].startswith("NN"))
+    )
+
+
+def _with_agreeing_verb(tokens: tuple[str, ...], nouns: Sequence[Noun]) -> tuple[str, ...]:
+    """Tokens with an s to the verb of somebody who begins them: "man hold umbrella"."""
+    if not nouns or nouns[0].start > 0:
+        return tokens
+    subject = nouns[0]
+    verb = token_at(tokens, subject.end)
+    alone = subject.kind in DOERS and subject.kind != "group" and not subject.plural
+    if not alone or verb not in VERBS or verb == "became" or subject.end + 1 == len(tokens):
+        return tokens
+    if verb.endswith("y") and verb[-2] not in "aeou":
+        verb = verb[:-1] + "ie"
+    elif verb.endswith(("ch", "sh", "ss", "x", "o")):
+        verb += "e"
+    return (*tokens[: subject.end], f"{verb}s", *tokens[subject.end + 1 :])
 
 
 def _uncapitalized(tokens: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:
@@ -286,6 +327,12 @@ def _noun_at(
     match = lexicon.find(tokens, at)
     if match is None or at == free > 0:  # directly behind another: "a ball rolls"
         return None
+    if (
+        tokens[at].lower() in _COLORS
+        and token_at(tokens, at + 1) == "and"
+        and token_at(tokens, at + 2) in _COLORS
+    ):
+        return None  # "an orange and white cat"
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
     if behind.endswith(("'s", "’s")):
@@ -326,6 +373,7 @@ def _noun_at(
         and tokens[start - 1] == "of"
         and tokens[start - 2] in _GROUPS
     ):
+        several = several or kind in DOERS  # "a couple of zebra"
         start -= 3 if _is_article(tokens[start - 3]) else 2
     return Noun(start, modifiers, head, head + length, kind, plural or several)
 
@@ -400,7 +448,8 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
         end += 1
     if token_at(tokens, end) in _GROUPS or token_at(tokens, end) in NO_THINGS:
         return None  # "a misty morning"
-    if token_at(tokens, end) == "and" and english.get(tokens[end - 1].lower()) == "JJ":
+    last = tokens[end - 1].lower()
+    if token_at(tokens, end) == "and" and (english.get(last) == "JJ" or last in _COLORS):
         return None  # "a black and white cat"
     if end > at + 2 and is_participle(tokens[end - 1]) and token_at(tokens, end).isalpha():
         end -= 1  # "a female sitting in a bed"
@@ -418,7 +467,10 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
 def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> Noun | None:
     """Words with capitals that no list of common words has; the last may be a listed noun: "Golden Gate Bridge"."""
     end = at
-    while end < len(tokens) and tokens[end][:1].isupper() and tokens[end].lower() not in rules.STOPWORDS:
+    while end < len(tokens) and (
+        (tokens[end][:1].isupper() and tokens[end].lower() not in rules.STOPWORDS)
+        or (end > at and tokens[end].isdigit() and "".join(tokens[end + 1 : end + 2])[:1].isupper())
+    ):
         end += 1
     words = tokens[at:end]
     if not words or words[-1].endswith(("'s", "’s")) or (len(words) == 1 and is_common(words[0], lexicon)):
@@ -499,7 +551,10 @@ def _tagged_at(
         end += 1
     if end < len(tokens) and lexicon.find(tokens, end) is not None:
         return None  # "soup dish": what is listed takes it
-    if token_at(tokens, end) == "style":
+    adjective = (
+        tokens[at].lower() in CAPITALIZED and token_at(tokens, end).isalpha()
+    )  # "American Gothic farmer"
+    if adjective or token_at(tokens, end) == "style":
         return None  # "anime style wizard"
     start, modifiers, several = _beginning(tokens, at, free)
     return Noun(start, modifiers, end - 1, end, UNKNOWN, several or tags[end - 1] == "NNS")

@@ -39,6 +39,12 @@ from training.writing.phrases import (
 from training.writing.scene import Scene, new_scene
 
 _BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is)\s+", re.IGNORECASE)
+# "a snow covered slope", which is about no snow.
+_COVERED = re.compile(
+    r"\b(snow|ice|frost|grass|moss|ivy|vine|tree|leaf|flower|dirt|dust|mud|sand|rock|cloud|fog|graffiti|chocolate)"
+    r" covered(?= (?!in |with |by |and )[a-z])",
+    re.IGNORECASE,
+)
 _QUOTES = str.maketrans({"“": '"', "”": '"'})
 # What the camera does, in a sentence or a part of one of its own.
 _CAMERA = re.compile(
@@ -134,6 +140,7 @@ class Writer:
         if not text or re.search(r"[^\w\s,.;:!?'’\"()°%-]", text) or text.count('"') % 2:
             return None
         text = re.sub(r"\b(Mrs?|Ms|Dr|St)\.", r"\1", text.replace("(", "").replace(")", ""))
+        text = _COVERED.sub(r"\1-covered", text)
         medium = _MEDIUM.search(text)
         if medium is not None:
             text = text[: medium.start()]
