@@ -117,6 +117,13 @@ def test_every_kind_has_details_and_adjectives_of_a_word_or_an_adverb_and_a_word
         ("anime style wizard", ["anime style wizard"]),
         ("statues can be seen in the park", ["statues", "park"]),
         ("a can of paint", ["can"]),
+        ("an orange and white cat on a couch", ["orange and white cat", "couch"]),
+        ("a large white and blue train", ["large white and blue train"]),
+        ("an American Gothic farmer", ["American Gothic farmer"]),
+        ("Divinity 2 Original Sin in a game", ["Divinity 2 Original Sin"]),
+        ("two Zebras on a hill", ["zebras", "hill"]),
+        ("a chicken wearing running shoes", ["chicken", "running shoes"]),
+        ("a wok next to a tree frying pan", ["wok", "tree frying pan"]),
     ],
 )
 def test_noun_phrases_are_found(text: str, names: list[str]) -> None:
@@ -580,6 +587,17 @@ def test_draws_for_a_text_depend_on_nothing_else() -> None:
         ("furniture in a living room", "", r"\b[Aa]n? [\w-]+ furniture"),
         ("a flat lay of a mexican dish", r"[Aa] flat lay of", r"flat,"),
         ("a photo of a cat on a bed", "", r"(picture|image|view|portrayal) of a photo"),
+        ("man hold paper on a hill", r"holds paper", ""),
+        ("donuts with frosting sit on a shelf", "", r"portrayal of|\blets?\b"),
+        ("a train tracks in the rain", r"[Tt]rain tracks", r"\b[Aa] (\S+ )?train tracks"),
+        ("a hundred birds in the sky", r"[Aa] hundred birds", ""),
+        ("a couple of zebra standing by a lake", "", r"\bis\b (seen |shown |pictured )?standing"),
+        ("a hydrant next to rows of hibiscus", r"rows of hibiscus", ""),
+        ("two men playing frisbee", r"playing frisbee", ""),
+        ("a boy doing skateboard tricks", r"doing skateboard tricks", ""),
+        ("owl and fox in a forest", r"owl and an? ([\w-]+ )?fox", r"^[Oo]wl"),
+        ("astronaut riding a horse on mars", "", r"astronaut riding.*, and the picture"),
+        ("a man skiing down a snow covered slope", r"snow-covered slope", ""),
     ],
 )
 def test_what_a_headline_lacks_is_put_where_it_belongs(

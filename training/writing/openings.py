@@ -107,17 +107,18 @@ def restated(parsed: Parsed) -> str:
     """
     tokens, subject = parsed.tokens, parsed.nouns[0]
     longest = subject.start + _LONGEST_RESTATED
+    stop = next((i for i in range(subject.end, len(tokens)) if tokens[i] in _STOPS), len(tokens))
+    longest = min(longest, stop)  # of a list its first thing
     known = [noun.end for noun in parsed.nouns if noun.end <= longest and (noun.name or noun.kind != UNKNOWN)]
     end = max([subject.end, *known])
-    rest = next((i for i in range(end, len(tokens)) if tokens[i] in _STOPS), len(tokens))
-    if rest <= min(longest, end + _SHORT_REST):
-        end = rest  # "is folding the blanket carefully"
+    if stop <= min(longest, end + _SHORT_REST):
+        end = stop  # "is folding the blanket carefully"
     starts = {noun.start: noun for noun in parsed.nouns}
     words: list[str] = []
     for index in range(subject.start, end):
         token, noun = tokens[index], starts.get(index)
         definite = token.lower() in ("a", "an")
-        if definite or (noun is subject and not noun.name and noun.start == noun.modifiers):
+        if definite or (noun is not None and _lacks_article(parsed, noun)):
             words.append("the")
         if index == subject.end and (token in VERBS or _VERB.match(token)) and token not in NO_VERBS:
             if token in ("is", "are") and is_participle(token_at(tokens, index + 1)):
@@ -126,6 +127,13 @@ def restated(parsed: Parsed) -> str:
         if not definite:
             words.append(token)
     return " ".join(words)
+
+
+def _lacks_article(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a noun needs one where it is said again."""
+    if noun is parsed.nouns[0]:
+        return not noun.name and noun.start == noun.modifiers
+    return _missing_article(parsed, parsed.nouns.index(noun)) != ""
 
 
 def _richer(scene: Scene) -> tuple[str, str]:
@@ -194,6 +202,8 @@ _VIEW = re.compile(
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(r"(?<![su])s$")
+# Relative pronouns and prepositions: "on Mars".
+_NO_VERB_BEHIND = {"that", "who", "which", "as"} | (BEFORE_ARTICLE - {"and", "is", "are", "has", "wearing"})
 _PLAYED = ("play", "plays", "playing", "played")
 _UNCOUNTED_VIEWS = ("footage", "scenery", "animation", "art")
 # "on white background", which is no noun that anything is said about.
@@ -217,11 +227,13 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         return ""
     if number == 0 and not parsed.lead:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
-        return "a" if counted and _following(parsed) != "and" else ""
+        paired = noun.kind in _COUNTED_KINDS and any(other.start == noun.end + 1 for other in parsed.nouns)
+        return "a" if counted and (_following(parsed) != "and" or paired) else ""  # "owl and fox"
     before = parsed.tokens[noun.start - 1].lower()
     if (
         (before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns))
         or (word in TIMES and before in ("at", "during"))
+        or _names_several(parsed, noun)
         or (word in GAMES and before in _PLAYED)
         or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
     ):
@@ -234,6 +246,12 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         and (noun.start < 2 or parsed.tokens[noun.start - 2].lower() not in _ARTICLES)  # "a tennis racquet"
     )
     return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before) or behind_verb) else ""
+
+
+def _names_several(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a noun only tells of which things the parts behind it are: "human arms", "skateboard tricks"."""
+    behind = token_at(parsed.tokens, noun.end)
+    return behind in NO_THINGS and _SEVERAL.search(behind) is not None
 
 
 def _adjective_share(noun: Noun, article: str, *, roomy: bool) -> float:
@@ -330,7 +348,7 @@ def is_sentence(parsed: Parsed) -> bool:
                 index - 1 in taken or before.endswith("ly") or not NO_THINGS & {word, word[:-1]}
             )  # "blue eyes"
             and _VERB.match(word)
-            and before not in ("that", "who", "which", "as")
+            and before not in _NO_VERB_BEHIND
         ):
             return True
         if subject.plural and word in VERBS and index not in taken and index - 1 in taken:

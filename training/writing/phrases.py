@@ -109,6 +109,8 @@ DOERS = (
     "creature",
     "robot",
 )
+_BRANDED = ("vehicle", "device", "drink", "text")  # of whose kinds names are listed
+_FOWL = ("chicken", "turkey")  # food, unless there is one of them
 _OBJECTS = frozenset(("it", "them", "him", "her"))
 COUNTED = _words("counted")
 BEFORE_ARTICLE = _words("before_article")
@@ -314,8 +316,23 @@ def _with_agreeing_verb(tokens: tuple[str, ...], nouns: Sequence[Noun]) -> tuple
 
 def _uncapitalized(tokens: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:
     """Tokens without the capitals of sentences: their words may come to stand within one. Names keep theirs."""
+
+    def is_capitalized_thing(i: int) -> bool:  # "a billboard of two Zebras"
+        return (
+            tokens[i - 1].islower()
+            and _is_article(tokens[i - 1])
+            and not "".join(tokens[i + 1 : i + 2])[:1].isupper()
+            and tokens[i].lower() not in CAPITALIZED
+            and (found := lexicon.find((tokens[i],), 0)) is not None
+            and found[1] not in _BRANDED
+        )
+
     return tuple(
-        token.lower() if i > 0 and tokens[i - 1] in ENDS and is_common(token, lexicon) else token
+        token.lower()
+        if i > 0
+        and token[:1].isupper()
+        and ((tokens[i - 1] in ENDS and is_common(token, lexicon)) or is_capitalized_thing(i))
+        else token
         for i, token in enumerate(tokens)
     )
 
@@ -325,14 +342,10 @@ def _noun_at(
 ) -> Noun | None:
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
-    if match is None or at == free > 0:  # directly behind another: "a ball rolls"
-        return None
     if (
-        tokens[at].lower() in _COLORS
-        and token_at(tokens, at + 1) == "and"
-        and token_at(tokens, at + 2) in _COLORS
-    ):
-        return None  # "an orange and white cat"
+        match is None or at == free > 0 or _is_paired_color(tokens, at)
+    ):  # directly behind another: "a ball rolls"
+        return None
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
     if behind.endswith(("'s", "’s")):
@@ -340,13 +353,19 @@ def _noun_at(
     verb = _is_deed(tokens, at) or _is_finite(tokens, at) or _is_modal(tokens, at)
     if verb or (at > 0 and _is_infinitive(tokens, tags, at)):
         return None
-    if tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
+    if length == 1 and tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
         return None  # "they start painting"
     start, modifiers, several = _beginning(tokens, at, free)
     single = start < modifiers and tokens[start].lower() in ("a", "an")
+    if single and tokens[at].lower() in _FOWL:
+        kind = "bird"
     while (following := lexicon.find(tokens, head + length)) is not None:
         if (
-            (tags[head + length].startswith("VB") and not (single and tags[head + length] in ("VB", "VBP")))
+            (
+                tags[head + length].startswith("VB")
+                and following[0] == 1  # no "frying pan"
+                and not (single and tags[head + length] in ("VB", "VBP"))
+            )
             or (
                 plural and not following[2] and _is_article(token_at(tokens, head + length + 1))
             )  # "two men plant a tree"
@@ -425,6 +444,12 @@ def _is_deed(tokens: tuple[str, ...], at: int) -> bool:
     )
 
 
+def _is_paired_color(tokens: tuple[str, ...], at: int) -> bool:
+    """Whether a word is the first of two colours: "an orange and white cat"."""
+    pair = (token_at(tokens, at), token_at(tokens, at + 2))
+    return token_at(tokens, at + 1) == "and" and _COLORS.issuperset(pair)
+
+
 def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, bool]:
     """Where the phrase of a noun begins, and where the words between its article and it do; whether a number says that
     it is several.
@@ -432,6 +457,10 @@ def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, b
     modifiers = at
     while modifiers > free and modifiers > at - 3 and _is_adjective(tokens, modifiers - 1, free):
         modifiers -= 1
+    if modifiers > free + 1 and modifiers < at and _is_paired_color(tokens, modifiers - 2):
+        modifiers -= 2
+        if modifiers > free and _is_adjective(tokens, modifiers - 1, free):
+            modifiers -= 1  # "a large white and blue train"
     if modifiers > free and _is_article(tokens[modifiers - 1]):
         return modifiers - 1, modifiers, tokens[modifiers - 1].lower() in _NUMBERS
     return modifiers, modifiers, False
@@ -475,8 +504,9 @@ def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> N
     words = tokens[at:end]
     if not words or words[-1].endswith(("'s", "’s")) or (len(words) == 1 and is_common(words[0], lexicon)):
         return None
-    if end < len(tokens) and lexicon.find(tokens, end) is not None:
-        return None  # "a Japanese garden"
+    adjective = len(words) == 1 and english.get(words[0]) == "JJ" and token_at(tokens, end).isalpha()
+    if adjective or (end < len(tokens) and lexicon.find(tokens, end) is not None):
+        return None  # "an Egyptian exhibition", "a Japanese garden"
     match = lexicon.find(tokens, at)
     if match is not None and match[0] > len(words):
         return None  # "a Christmas tree"

@@ -140,6 +140,7 @@ class Writer:
         if not text or re.search(r"[^\w\s,.;:!?'’\"()°%-]", text) or text.count('"') % 2:
             return None
         text = re.sub(r"\b(Mrs?|Ms|Dr|St)\.", r"\1", text.replace("(", "").replace(")", ""))
+        text = text.replace(" 's ", "'s ")
         text = _COVERED.sub(r"\1-covered", text)
         medium = _MEDIUM.search(text)
         if medium is not None:
@@ -208,7 +209,8 @@ class Writer:
                 topics |= about
                 left -= count
         if modality == "video":
-            chosen = [(place, _of_clip(sentence)) for place, sentence in chosen]
+            named = {token.lower() for token in told.tokens}
+            chosen = [(place, _of_clip(sentence, named)) for place, sentence in chosen]
         return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
 
     def _gist(self, parsed: Parsed) -> Parsed | None:
@@ -298,9 +300,13 @@ def _topics(sentence: str) -> set[str]:
     return {name for name, pattern in _ONCE_PATTERNS.items() if pattern.search(sentence)}
 
 
-def _of_clip(sentence: str) -> str:
-    """A sentence about a picture, about a video."""
-    return re.sub(r"\b(picture|image|photograph)\b", "scene", sentence).replace("photographed", "filmed")
+def _of_clip(sentence: str, named: set[str]) -> str:
+    """A sentence about a picture, about a video, but for pictures that the text names."""
+
+    def scene(match: re.Match[str]) -> str:
+        return match.group() if match.group() in named else "scene"
+
+    return re.sub(r"\b(picture|image|photograph)\b", scene, sentence).replace("photographed", "filmed")
 
 
 def _described(parsed: Parsed) -> list[Noun]:
