@@ -31,7 +31,7 @@ LISTS = {
 PLACE_LISTS = ("cities", "countries")
 # Listed words that name several things, or that nobody writes: "coffee, per pot", "stilts and avocets".
 _UNFIT = re.compile(
-    r"(?<![su])s$|[,(&/]|\band\b|(?:oe|[^su\W])s (?:of|with|in|to|au|julienne|lyonnaise|parisienne)\b"
+    r"(?<![su])s$|wear$|[,(&/]|\band\b|(?:oe|[^su\W])s (?:of|with|in|to|au|julienne|lyonnaise|parisienne)\b"
 )
 _DOERS = ("person", "animal", "bird", "creature")
 _DEEDS = (

@@ -85,7 +85,8 @@ def _is_doubtful(parsed: Parsed, noun: Noun, before: Noun | None) -> bool:
     )
     single = noun.name and noun.end == noun.start + 1 and (noun.start == 0 or tokens[noun.start - 1] in ENDS)
     return (
-        apposed  # "Li Hao, a young survivor,"
+        token_at(tokens, noun.start - 1) in ("no", "without")
+        or apposed  # "Li Hao, a young survivor,"
         or (noun.start == noun.modifiers and tokens[noun.start].endswith("ed"))  # "they faced zombies"
         or (single and tokens.count(tokens[noun.start]) == 1)  # "Nebulae rotate"
         or token_at(tokens, noun.start - 1) == "to"  # "to seal spirits"

@@ -34,7 +34,10 @@ from training.writing.phrases import (
 )
 from training.writing.scene import Scene
 
-_VERB = re.compile(r"^(is|are|was|were|has|have|drove|flew|sat|stood|ran|ate|lay|[a-z]{3,}(?<![su])s)$")
+_VERB = re.compile(
+    r"^(is|are|was|were|has|have|drove|flew|sat|stood|ran|ate|lay|went|came|saw|stared|looked|walked|smiled|appeared|"
+    r"seemed|jumped|climbed|[a-z]{3,}(?<![su])s)$"
+)
 _UNCOUNTED = (
     "food",
     "drink",
@@ -44,7 +47,6 @@ _UNCOUNTED = (
     "sky",
     "plant",
     "city",
-    "text",
     "object",
     "tool",
 )
@@ -234,6 +236,7 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         (before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns))
         or (word in TIMES and before in ("at", "during"))
         or _names_several(parsed, noun)
+        or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
         or (word in GAMES and before in _PLAYED)
         or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
     ):
@@ -242,6 +245,7 @@ def _missing_article(parsed: Parsed, number: int) -> str:
     behind_verb = (
         bool(_VERB.match(before))
         and before not in NO_VERBS
+        and token_at(parsed.tokens, noun.start - 2) not in _NO_VERB_BEHIND  # "in amazonas jungle"
         and parsed.nouns[number - 1].end < noun.start
         and (noun.start < 2 or parsed.tokens[noun.start - 2].lower() not in _ARTICLES)  # "a tennis racquet"
     )

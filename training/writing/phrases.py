@@ -110,6 +110,7 @@ DOERS = (
     "robot",
 )
 _BRANDED = ("vehicle", "device", "drink", "text")  # of whose kinds names are listed
+_SEVERAL_ARE = {"is": "are", "was": "were"}
 _FOWL = ("chicken", "turkey")  # food, unless there is one of them
 _OBJECTS = frozenset(("it", "them", "him", "her"))
 COUNTED = _words("counted")
@@ -299,11 +300,13 @@ def _has_wrong_article(tokens: tuple[str, ...], tags: Sequence[str], noun: Noun)
 
 
 def _with_agreeing_verb(tokens: tuple[str, ...], nouns: Sequence[Noun]) -> tuple[str, ...]:
-    """Tokens with an s to the verb of somebody who begins them: "man hold umbrella"."""
+    """Tokens with a verb that agrees with who or what begins them: "man hold umbrella", "the cups was"."""
     if not nouns or nouns[0].start > 0:
         return tokens
     subject = nouns[0]
     verb = token_at(tokens, subject.end)
+    if subject.plural and subject.modifiers <= subject.start + 1 and verb in _SEVERAL_ARE:
+        return (*tokens[: subject.end], _SEVERAL_ARE[verb], *tokens[subject.end + 1 :])
     alone = subject.kind in DOERS and subject.kind != "group" and not subject.plural
     if not alone or verb not in VERBS or verb == "became" or subject.end + 1 == len(tokens):
         return tokens
@@ -502,7 +505,9 @@ def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> N
     ):
         end += 1
     words = tokens[at:end]
-    if not words or words[-1].endswith(("'s", "’s")) or (len(words) == 1 and is_common(words[0], lexicon)):
+    named = token_at(tokens, at - 1) == "named"
+    common = len(words) == 1 and not named and is_common(words[0], lexicon)
+    if not words or words[-1].endswith(("'s", "’s")) or common:
         return None
     adjective = len(words) == 1 and english.get(words[0]) == "JJ" and token_at(tokens, end).isalpha()
     if adjective or (end < len(tokens) and lexicon.find(tokens, end) is not None):

@@ -38,7 +38,7 @@ from training.writing.phrases import (
 )
 from training.writing.scene import Scene, new_scene
 
-_BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is)\s+", re.IGNORECASE)
+_BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is|depicts)\s+", re.IGNORECASE)
 # "a snow covered slope", which is about no snow.
 _COVERED = re.compile(
     r"\b(snow|ice|frost|grass|moss|ivy|vine|tree|leaf|flower|dirt|dust|mud|sand|rock|cloud|fog|graffiti|chocolate)"
@@ -161,7 +161,7 @@ class Writer:
         """Without the capital of a sentence; names keep theirs."""
         first, _, rest = text.partition(" ")
         follows = rest[:1].isupper() and first.lower() not in rules.STOPWORDS and not first.endswith(",")
-        common = is_common(first.strip(",.;:"), self.lexicon) and not follows
+        common = (is_common(first.strip(",.;:"), self.lexicon) or first.endswith("ed")) and not follows
         return f"{first.lower()} {rest}".strip() if first[:1].isupper() and common else text
 
     def prompt(
