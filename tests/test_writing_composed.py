@@ -61,6 +61,10 @@ def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> 
         ("Marta Silva, a tired baker, opens the shop. Marta Silva sings.", "Marta Silva and the shop"),
         ("It rains on the rug. Nobody knows why. The rug was wet.", "the rug"),
         ("A tired baker named Mei bakes. A cat sleeps. Mei sings.", "a tired baker named Mei and a cat"),
+        (
+            "In the Gothic church, a priest bows. A heron sits under the stage. It has a human touch.",
+            "a priest and a heron in the Gothic church",
+        ),
         ("It rains on the rug. There are no birds and no cats. The rug was wet.", "the rug"),
         (
             "Below, the Taj Mahal rises in Agra. Blue murals adorn it. The murals glow. The murals are old.",

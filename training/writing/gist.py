@@ -9,6 +9,7 @@ from training.writing.phrases import (
     DOERS,
     ENDS,
     NO_FIGURES,
+    NO_THINGS,
     PLACES,
     POSSESSIVES,
     STORY_PLACES,
@@ -22,6 +23,7 @@ from training.writing.phrases import (
 _FIRST_WEIGHT = 2  # what a text begins with, or names, is as if mentioned that much oftener
 _MOST_FIGURES, _MOST_TOLD = 2, 3  # figures; figures and things
 _SETTINGS = tuple(kind for kind in PLACES if kind != "sky")
+_WITHIN = ("in", "inside", "within", "into")
 _PREPOSITIONS = ("inside", "under", "near", "on")  # that stay; elsewhere it is "in"
 
 
@@ -40,7 +42,9 @@ def gist(parsed: Parsed) -> str:
             continue  # whose?
         told |= heads
         preposition = token_at(tokens, start - 1)
-        if heads & STORY_PLACES or noun.kind in _SETTINGS or names_place(parsed, noun):
+        last = _singular(tokens[noun.end - 1])  # a "new world quail" is no world
+        within = noun.kind == "building" and preposition in _WITHIN
+        if last in STORY_PLACES or noun.kind in _SETTINGS or within or names_place(parsed, noun):
             place = place or f"{preposition if preposition in _PREPOSITIONS else 'in'} {words}"
         elif noun.name and start == last_figure:
             figures[-1] = words  # "young survivor Li Hao"
@@ -86,6 +90,7 @@ def _is_doubtful(parsed: Parsed, noun: Noun, before: Noun | None) -> bool:
     single = noun.name and noun.end == noun.start + 1 and (noun.start == 0 or tokens[noun.start - 1] in ENDS)
     return (
         token_at(tokens, noun.start - 1) in ("no", "without")
+        or token_at(tokens, noun.end) in NO_THINGS  # "a human touch"
         or apposed  # "Li Hao, a young survivor,"
         or (noun.start == noun.modifiers and tokens[noun.start].endswith("ed"))  # "they faced zombies"
         or (single and tokens.count(tokens[noun.start]) == 1)  # "Nebulae rotate"
