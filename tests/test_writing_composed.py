@@ -65,6 +65,7 @@ def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> 
             "In the Gothic church, a priest bows. A heron sits under the stage. It has a human touch.",
             "a priest and a heron in the Gothic church",
         ),
+        ("Marta, a young baker, and a heron sing. The sky glows.", "Marta and a heron"),
         ("It rains on the rug. There are no birds and no cats. The rug was wet.", "the rug"),
         (
             "Below, the Taj Mahal rises in Agra. Blue murals adorn it. The murals glow. The murals are old.",
@@ -94,6 +95,12 @@ def test_the_gist_of_a_story(story: str, told: str, writer: Writer) -> None:
         ("Salvador Dali with a hat", "Salvador Dali with the hat"),
         ("two men with dog in park", "two men with the dog in the park"),
         ("a pastry, a cup of tea and a candle", "the pastry"),
+        (
+            "a woman with an umbrella is walking past a bus",
+            "the woman with the umbrella walking past the bus",
+        ),
+        ("a woman in a dress walks to a lake", "the woman in the dress"),
+        ("a plane with a lot of people near it", "the plane with a lot of people near it"),
     ],
 )
 def test_a_text_is_said_once_more_as_a_phrase_with_other_articles(

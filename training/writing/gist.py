@@ -45,6 +45,8 @@ def gist(parsed: Parsed) -> str:
         last = _singular(tokens[noun.end - 1])  # a "new world quail" is no world
         within = noun.kind == "building" and preposition in _WITHIN
         if last in STORY_PLACES or noun.kind in _SETTINGS or within or names_place(parsed, noun):
+            if preposition == "of":
+                continue  # "depth of field"
             place = place or f"{preposition if preposition in _PREPOSITIONS else 'in'} {words}"
         elif noun.name and start == last_figure:
             figures[-1] = words  # "young survivor Li Hao"
@@ -87,7 +89,9 @@ def _is_doubtful(parsed: Parsed, noun: Noun, before: Noun | None) -> bool:
     apposed = (
         before is not None and before.name and noun.start == before.end + 1 and tokens[before.end] == ","
     )
-    single = noun.name and noun.end == noun.start + 1 and (noun.start == 0 or tokens[noun.start - 1] in ENDS)
+    first = noun.start == 0 or tokens[noun.start - 1] in ENDS
+    explained = token_at(tokens, noun.end) == "," and token_at(tokens, noun.end + 1) in ("a", "an", "the")
+    single = noun.name and noun.end == noun.start + 1 and first and not explained
     return (
         token_at(tokens, noun.start - 1) in ("no", "without")
         or token_at(tokens, noun.end) in NO_THINGS  # "a human touch"

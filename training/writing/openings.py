@@ -78,7 +78,8 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
     openings = scenes()["openings"]
     scene.slots["text"] = text
     rng, parsed = scene.rng, scene.parsed
-    several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and")
+    listed = _following(parsed) == "," and any(noun.start == parsed.nouns[0].end + 1 for noun in parsed.nouns)
+    several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and" or listed)
     if parsed.sentences > 1:
         said = scene.say(rng.choice(openings["story"]) if form == "sentence" else "{text}.")
     elif form == "lead":
@@ -120,15 +121,33 @@ def restated(parsed: Parsed) -> str:
     for index in range(subject.start, end):
         token, noun = tokens[index], starts.get(index)
         definite = token.lower() in ("a", "an")
-        if definite or (noun is not None and _lacks_article(parsed, noun)):
+        if definite and token_at(tokens, index + 1) in _QUANTITIES:
+            words.append("a")
+        elif definite or (noun is not None and _lacks_article(parsed, noun)):
             words.append("the")
+        behind_noun = any(other.end == index for other in parsed.nouns)
+        if behind_noun and token in ("is", "are") and is_participle(token_at(tokens, index + 1)):
+            continue
+        if index > subject.end and _is_later_verb(parsed, index):
+            break  # "the woman in the dress" of one who walks
         if index == subject.end and (token in VERBS or _VERB.match(token)) and token not in NO_VERBS:
-            if token in ("is", "are") and is_participle(token_at(tokens, index + 1)):
-                continue
             words.append("who" if subject.kind in PEOPLE else "that")
         if not definite:
             words.append(token)
     return " ".join(words)
+
+
+def _is_later_verb(parsed: Parsed, index: int) -> bool:
+    """Whether a token is a finite verb directly behind another noun than the subject, outside of relative clauses."""
+    token = parsed.tokens[index]
+    between = parsed.tokens[parsed.nouns[0].end : index]
+    return (
+        any(noun.end == index for noun in parsed.nouns[1:])
+        and token not in NO_VERBS
+        and (token in VERBS or _VERB.match(token) is not None)
+        and not {"that", "who", "which", "and", *SUBORDINATE}.intersection(between)
+        and not any(_VERB.match(each) and each not in NO_VERBS for each in between[:1])
+    )
 
 
 def _lacks_article(parsed: Parsed, noun: Noun) -> bool:
@@ -206,6 +225,8 @@ _VIEW = re.compile(
 _SEVERAL = re.compile(r"(?<![su])s$")
 # Relative pronouns and prepositions: "on Mars".
 _NO_VERB_BEHIND = {"that", "who", "which", "as"} | (BEFORE_ARTICLE - {"and", "is", "are", "has", "wearing"})
+_PARTS = ("front", "back", "side", "top", "bottom", "middle", "left", "right")
+_QUANTITIES = ("lot", "number", "couple", "bunch", "variety", "few")
 _PLAYED = ("play", "plays", "playing", "played")
 _UNCOUNTED_VIEWS = ("footage", "scenery", "animation", "art")
 # "on white background", which is no noun that anything is said about.
@@ -234,6 +255,7 @@ def _missing_article(parsed: Parsed, number: int) -> str:
     before = parsed.tokens[noun.start - 1].lower()
     if (
         (before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns))
+        or (before in ("and", "or") and _is_bare_in_list(parsed, parsed.nouns[number - 1]))
         or (word in TIMES and before in ("at", "during"))
         or _names_several(parsed, noun)
         or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
@@ -250,6 +272,11 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         and (noun.start < 2 or parsed.tokens[noun.start - 2].lower() not in _ARTICLES)  # "a tennis racquet"
     )
     return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before) or behind_verb) else ""
+
+
+def _is_bare_in_list(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a noun stands behind a comma without an article, as the next one may then: "a sink, tub and mirror"."""
+    return noun.start == noun.modifiers and token_at(parsed.tokens, noun.start - 1) == ","
 
 
 def _names_several(parsed: Parsed, noun: Noun) -> bool:
@@ -365,8 +392,8 @@ def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) 
     own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
     if own & SPECIFIC or any(len(word) > 6 and word.endswith("est") for word in own - {"rainforest"}):
         return None  # "the highest apple"
-    if noun.start == noun.modifiers and noun.start > 0 and parsed.tokens[noun.start - 1] == "and":
-        return None  # "a blue and cloudy sky"
+    if noun.start == noun.modifiers and token_at(parsed.tokens, noun.start - 1) in ("and", *_PARTS):
+        return None  # "a blue and cloudy sky", "the front yard"
     if noun.start == noun.head and parsed.tokens[noun.head] in TIMES:
         return None  # "at sunset"
     if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:

@@ -389,6 +389,8 @@ def _noun_at(
         and tokens[last].islower()  # no name
     ):
         head, length, kind, plural = last, 1, UNKNOWN, False  # "a storm trooper"
+    elif last < len(tokens) and several and not plural and tags[last] == "NNS" and _may_be_noun(tokens[last]):
+        head, length, plural = last, 1, True  # "many train compartments"
     if (
         start == modifiers
         and start >= free + 3
