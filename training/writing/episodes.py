@@ -43,7 +43,7 @@ HABITS = (
 )  # fmt: skip
 _HABIT_SHARE = 0.08
 # One phrase behind another, of which no English sentence can be made: "scifi room metal, roman, studio lighting, ...".
-_RUN_ON = re.compile(r"^[^.;!?]*(?:,[^.;!?]*){6}[.!?]?$|!!|\s[-–—]\s")
+_RUN_ON = re.compile(r"^[^.;!?]*(?:,[^.;!?]*){6}[.!?]?$|;.*;|!!|\s[-–—]\s")
 
 
 def lexicon(lists: Mapping[str, Sequence[str]]) -> Lexicon:

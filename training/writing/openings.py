@@ -225,6 +225,8 @@ _VIEW = re.compile(
 _SEVERAL = re.compile(r"(?<![su])s$")
 # Relative pronouns and prepositions: "on Mars".
 _NO_VERB_BEHIND = {"that", "who", "which", "as"} | (BEFORE_ARTICLE - {"and", "is", "are", "has", "wearing"})
+# Behind "in" and "on", where nothing stands: "lights on a nice day".
+_NO_STANDS = {"day", "night", "morning", "evening", "afternoon", "shape", "form", "style", "color", "colour"}
 _PARTS = ("front", "back", "side", "top", "bottom", "middle", "left", "right")
 _QUANTITIES = ("lot", "number", "couple", "bunch", "variety", "few")
 _PLAYED = ("play", "plays", "playing", "played")
@@ -322,6 +324,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     elif (
         following in STANDING
         and token_at(parsed.tokens, subject.end + 1).lower() not in TIMES  # "a city at night"
+        and not _NO_STANDS.intersection(parsed.tokens[subject.end : subject.end + 5])
         and frames.stand
         and not _has_participle(parsed)
         and rng.random() < 0.5
@@ -392,7 +395,7 @@ def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) 
     own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
     if own & SPECIFIC or any(len(word) > 6 and word.endswith("est") for word in own - {"rainforest"}):
         return None  # "the highest apple"
-    if noun.start == noun.modifiers and token_at(parsed.tokens, noun.start - 1) in ("and", *_PARTS):
+    if noun.start == noun.modifiers and token_at(parsed.tokens, noun.start - 1) in ("and", "most", *_PARTS):
         return None  # "a blue and cloudy sky", "the front yard"
     if noun.start == noun.head and parsed.tokens[noun.head] in TIMES:
         return None  # "at sunset"

@@ -39,10 +39,11 @@ from training.writing.phrases import (
 from training.writing.scene import Scene, new_scene
 
 _BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is|depicts)\s+", re.IGNORECASE)
-# "a snow covered slope", which is about no snow.
+# "a snow covered slope", which is about no snow, and "a wood paneled kitchen".
 _COVERED = re.compile(
     r"\b(snow|ice|frost|grass|moss|ivy|vine|tree|leaf|flower|dirt|dust|mud|sand|rock|cloud|fog|graffiti|chocolate)"
-    r" covered(?= (?!in |with |by |and )[a-z])",
+    r" (covered)(?= (?!in |with |by |and )[a-z])|"
+    r"\b([a-z]+) (panell?ed|shaped|themed|powered)(?= (?!in |with |by |and |like |as |from |to )[a-z])",
     re.IGNORECASE,
 )
 _QUOTES = str.maketrans({"“": '"', "”": '"'})
@@ -141,7 +142,7 @@ class Writer:
             return None
         text = re.sub(r"\b(Mrs?|Ms|Dr|St)\.", r"\1", text.replace("(", "").replace(")", ""))
         text = text.replace(" 's ", "'s ")
-        text = _COVERED.sub(r"\1-covered", text)
+        text = _COVERED.sub(lambda found: found.group().replace(" ", "-"), text)
         medium = _MEDIUM.search(text)
         if medium is not None:
             text = text[: medium.start()]
