@@ -61,6 +61,17 @@ def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> 
         ("Marta Silva, a tired baker, opens the shop. Marta Silva sings.", "Marta Silva and the shop"),
         ("It rains on the rug. Nobody knows why. The rug was wet.", "the rug"),
         ("The humans lived in a forest. Humans met a cat. It rained.", "a cat in a forest"),
+        ("A tired baker named Mei bakes. A cat sleeps. Mei sings.", "a tired baker named Mei and a cat"),
+        (
+            "In the Gothic church, a priest bows. A heron sits under the stage. It has a human touch.",
+            "a priest and a heron in the Gothic church",
+        ),
+        ("Marta, a young baker, and a heron sing. The sky glows.", "Marta and a heron"),
+        ("It rains on the rug. There are no birds and no cats. The rug was wet.", "the rug"),
+        (
+            "Below, the Taj Mahal rises in Agra. Blue murals adorn it. The murals glow. The murals are old.",
+            "the Taj Mahal and blue murals in Agra",
+        ),
         ("The audience was happy. Everyone smiled. The audience sang.", ""),
     ],
 )
@@ -85,6 +96,14 @@ def test_the_gist_of_a_story(story: str, told: str, writer: Writer) -> None:
         ("Salvador Dali with a hat", "Salvador Dali with the hat"),
         ("a cat sleeps on a chair. a dog barks.", "the cat that sleeps on the chair"),
         ("a dog with a lot of toys", "the dog with a lot of toys"),
+        ("two men with dog in park", "two men with the dog in the park"),
+        ("a pastry, a cup of tea and a candle", "the pastry"),
+        (
+            "a woman with an umbrella is walking past a bus",
+            "the woman with the umbrella walking past the bus",
+        ),
+        ("a woman in a dress walks to a lake", "the woman in the dress"),
+        ("a plane with a lot of people near it", "the plane with a lot of people near it"),
     ],
 )
 def test_a_text_is_said_once_more_as_a_phrase_with_other_articles(
@@ -138,6 +157,39 @@ def test_what_takes_the_place_of_others_is_fit_to_be_learnt() -> None:
     assert len(nouns) > 10_000 and len(adjectives) > 5_000
     assert not {"nigger", "whore", "fucking", "rape", "slave", "somebody", "several"} & {*nouns, *adjectives}
     assert {"cardigan", "iridescent"} <= {*nouns, *adjectives}
+
+
+def test_of_listed_words_only_names_of_one_thing_are_drawn() -> None:
+    lists = {
+        "birds": ["stilts and avocets", "heron"],
+        "dishes": ["coffee, per pot", "potatoes julienne", "stew"],
+    }
+    drawn = " ".join(row["text"].lower() for row in composed(lists, 200, random.Random(3)))
+    assert "heron" in drawn and "stew" in drawn
+    assert not re.search(r"avocets|per pot|julienne", drawn)
+
+
+def test_a_whole_sentence_is_no_view_of_anything(writer: Writer) -> None:
+    text = "two foxes are running in the snow"
+    parsed = writer.parse(text)
+    assert parsed is not None
+    found = [varied(text, parsed, writer.lexicon, random.Random(seed)) for seed in range(200)]
+    assert not [each for each in found if each.startswith(VIEWS_OF)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scifi room, metal, pipes, grates, studio, pilasters, lamp",
+        "a cup - on a table",
+        "a cup!!! On a table",
+    ],
+)
+def test_runs_of_phrases_that_make_no_sentence_are_not_written_about(text: str) -> None:
+    row = {"text": text, "key": text, "source": "made", "licence": "CC0-1.0"}
+    other = {**row, "text": "a red cup on a table", "key": "other"}
+    found = list(episodes.written([row, other], {}, 30, 0))
+    assert found and not [each for each in found if each.key == text]
 
 
 def test_some_texts_say_how_they_are_to_be_shown(writer: Writer) -> None:

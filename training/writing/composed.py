@@ -18,7 +18,7 @@ from training import rules
 from training.generator import with_articles
 from training.swap import COLORS
 from training.writing.openings import is_sentence
-from training.writing.phrases import Lexicon, Parsed, rare_words
+from training.writing.phrases import Lexicon, Parsed, rare_words, token_at
 
 Row = Mapping[str, Any]
 
@@ -29,7 +29,10 @@ LISTS = {
     "creature": ("creatures",), "room": ("rooms",), "object": ("objects",),
 }  # fmt: skip
 PLACE_LISTS = ("cities", "countries")
-_SEVERAL = re.compile(r"(?<![su])s$")
+# Listed words that name several things, or that nobody writes: "coffee, per pot", "stilts and avocets".
+_UNFIT = re.compile(
+    r"(?<![su])s$|wear$|[,(&/]|\band\b|(?:oe|[^su\W])s (?:of|with|in|to|au|julienne|lyonnaise|parisienne)\b"
+)
 _DOERS = ("person", "animal", "bird", "creature")
 _DEEDS = (
     "riding", "holding", "carrying", "looking at", "standing next to", "sitting beside", "walking past", "chasing",
@@ -160,7 +163,7 @@ class _Composer:
             name: found
             for names in LISTS.values()
             for name in names
-            if (found := [word for word in lists.get(name, ()) if not _SEVERAL.search(word)])
+            if (found := [word for word in lists.get(name, ()) if not _UNFIT.search(word)])
         }
         self.names = list(self._one)
         self.doers = [name for kind in _DOERS for name in LISTS[kind] if name in self._one]
@@ -230,8 +233,8 @@ def varied(given: str, parsed: Parsed, lexicon: Lexicon, rng: random.Random) -> 
         return text
     draw = rng.random()
     if draw < VIEW_SHARE and not is_sentence(parsed):
-        bare = parsed.text if text == given else text  # without a capital of its own
-        return f"{rng.choice(VIEWS_OF)} {bare}"
+        first = text[:1].lower() if parsed.tokens[0][:1].islower() else text[:1]
+        return f"{rng.choice(VIEWS_OF)} {first}{text[1:]}"
     for share, shown in ((MEDIUM_SHARE, MEDIA), (CAMERA_SHARE, CAMERA_MOVES)):
         draw -= share
         if draw < VIEW_SHARE:
@@ -249,6 +252,11 @@ def _renamed(parsed: Parsed, lexicon: Lexicon, rng: random.Random) -> str:
             continue
         same_kind = lexicon.singulars(noun.kind) if rng.random() >= ANY_NOUN_SHARE else []
         word = re.sub(r"(?<=\w\w)-", " ", rng.choice(same_kind or nouns))
+        bare = noun.start == noun.head and not noun.plural and not same_kind
+        if bare and not {"of", "and", "or"} & {
+            token_at(parsed.tokens, at) for at in (noun.start - 1, noun.end)
+        }:
+            word = f"a {word}"  # whatever it stood for, such as "grass", had none
         tokens[noun.head : noun.end] = [pluralize(word) if noun.plural and word[-1] != "s" else word]
         if noun.head == noun.modifiers > noun.start and rng.random() < ADJECTIVE_SHARE:
             tokens.insert(noun.head, rng.choice(adjectives))

@@ -7,6 +7,7 @@ for in the same language as high.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ HABITS = (
     "award winning", "octane render", "soft lighting", "high resolution", "professional",
 )  # fmt: skip
 _HABIT_SHARE = 0.08
+# One phrase behind another, of which no English sentence can be made: "scifi room metal, roman, studio lighting, ...".
+_RUN_ON = re.compile(r"^[^.;!?]*(?:,[^.;!?]*){6}[.!?]?$|;.*;|!!|\s[-–—]\s")
 
 
 def lexicon(lists: Mapping[str, Sequence[str]]) -> Lexicon:
@@ -111,7 +114,7 @@ def _about(writer: Writer, topic: _Topic) -> Episode | None:
 
 
 def _parsed(writer: Writer, text: str) -> Parsed | None:
-    if word_count(text) > LONGEST_INPUT or rules.is_noisy(text):
+    if word_count(text) > LONGEST_INPUT or rules.is_noisy(text) or _RUN_ON.search(text):
         return None
     return writer.parse(text)
 

@@ -9,6 +9,7 @@ from training.writing.phrases import (
     DOERS,
     ENDS,
     NO_FIGURES,
+    NO_THINGS,
     PLACES,
     POSSESSIVES,
     STORY_PLACES,
@@ -19,9 +20,11 @@ from training.writing.phrases import (
     token_at,
 )
 
+_FIRST_WEIGHT = 2  # what a text begins with, or names, is as if mentioned that much oftener
 _MOST_FIGURES, _MOST_TOLD = 2, 3  # figures; figures and things
 _SETTINGS = tuple(kind for kind in PLACES if kind != "sky")
-_PREPOSITIONS = ("inside", "under", "near")  # that stay; elsewhere it is "in"
+_WITHIN = ("in", "inside", "within", "into")
+_PREPOSITIONS = ("inside", "under", "near", "on")  # that stay; elsewhere it is "in"
 
 
 def gist(parsed: Parsed) -> str:
@@ -39,7 +42,11 @@ def gist(parsed: Parsed) -> str:
             continue  # whose?
         told |= heads
         preposition = token_at(tokens, start - 1)
-        if heads & STORY_PLACES or noun.kind in _SETTINGS or names_place(parsed, noun):
+        last = _singular(tokens[noun.end - 1])  # a "new world quail" is no world
+        within = noun.kind == "building" and preposition in _WITHIN
+        if last in STORY_PLACES or noun.kind in _SETTINGS or within or names_place(parsed, noun):
+            if preposition == "of":
+                continue  # "depth of field"
             place = place or f"{preposition if preposition in _PREPOSITIONS else 'in'} {words}"
         elif noun.name and start == last_figure:
             figures[-1] = words  # "young survivor Li Hao"
@@ -48,8 +55,10 @@ def gist(parsed: Parsed) -> str:
         elif noun.kind in DOERS or (noun.name and preposition != "of"):
             figures.append(words)
             last_figure = noun.end
-        elif noun.kind != UNKNOWN:
-            things[words] = sum(bool(heads & {_singular(token)}) for token in tokens)
+        elif noun.kind != UNKNOWN or tokens[noun.head][:1].isupper():  # "the Taj Mahal"
+            mentions = sum(bool(heads & {_singular(token)}) for token in tokens)
+            first = noun is parsed.nouns[0] and not parsed.lead
+            things[words] = mentions + _FIRST_WEIGHT * (first or noun.kind == UNKNOWN)
     shown = figures[:_MOST_FIGURES]
     for thing in sorted(things, key=lambda each: -things[each])[: _MOST_TOLD - len(shown)]:
         if things[thing] > 1 or len(shown) < _MOST_FIGURES:
@@ -80,9 +89,13 @@ def _is_doubtful(parsed: Parsed, noun: Noun, before: Noun | None) -> bool:
     apposed = (
         before is not None and before.name and noun.start == before.end + 1 and tokens[before.end] == ","
     )
-    single = noun.name and noun.end == noun.start + 1 and (noun.start == 0 or tokens[noun.start - 1] in ENDS)
+    first = noun.start == 0 or tokens[noun.start - 1] in ENDS
+    explained = token_at(tokens, noun.end) == "," and token_at(tokens, noun.end + 1) in ("a", "an", "the")
+    single = noun.name and noun.end == noun.start + 1 and first and not explained
     return (
-        apposed  # "Li Hao, a young survivor,"
+        token_at(tokens, noun.start - 1) in ("no", "without")
+        or token_at(tokens, noun.end) in NO_THINGS  # "a human touch"
+        or apposed  # "Li Hao, a young survivor,"
         or (noun.start == noun.modifiers and tokens[noun.start].endswith("ed"))  # "they faced zombies"
         or (single and tokens.count(tokens[noun.start]) == 1)  # "Nebulae rotate"
         or token_at(tokens, noun.start - 1) == "to"  # "to seal spirits"

@@ -13,6 +13,7 @@ from training.writing.phrases import (
     COUNTED,
     DOERS,
     ENDS,
+    GAMES,
     NO_THINGS,
     NO_VERBS,
     PEOPLE,
@@ -33,7 +34,10 @@ from training.writing.phrases import (
 )
 from training.writing.scene import Scene
 
-_VERB = re.compile(r"^(is|are|was|were|has|have|drove|flew|sat|stood|ran|ate|lay|[a-z]{3,}(?<![su])s)$")
+_VERB = re.compile(
+    r"^(is|are|was|were|has|have|drove|flew|sat|stood|ran|ate|lay|went|came|saw|stared|looked|walked|smiled|appeared|"
+    r"seemed|jumped|climbed|[a-z]{3,}(?<![su])s)$"
+)
 _UNCOUNTED = (
     "food",
     "drink",
@@ -43,7 +47,6 @@ _UNCOUNTED = (
     "sky",
     "plant",
     "city",
-    "text",
     "object",
     "tool",
 )
@@ -58,7 +61,6 @@ _LONGEST_RESTATED, _SHORT_REST = (
     3,
 )  # tokens of a text that are said once more, and such as may follow its things
 _STOPS = (*ENDS, ",")
-_NOT_DEFINITE = ("few", "lot", "couple", "bit")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -76,7 +78,8 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
     openings = scenes()["openings"]
     scene.slots["text"] = text
     rng, parsed = scene.rng, scene.parsed
-    several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and")
+    listed = _following(parsed) == "," and any(noun.start == parsed.nouns[0].end + 1 for noun in parsed.nouns)
+    several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and" or listed)
     if parsed.sentences > 1:
         said = scene.say(rng.choice(openings["story"]) if form == "sentence" else "{text}.")
     elif form == "lead":
@@ -106,27 +109,52 @@ def restated(parsed: Parsed) -> str:
     "the" for "a", so that no long run of the text's own words comes of it.
     """
     tokens, subject = parsed.tokens, parsed.nouns[0]
-    stop = next((i for i in range(subject.end, len(tokens)) if tokens[i] in ENDS), len(tokens))
-    longest = min(subject.start + _LONGEST_RESTATED, stop)
+    longest = subject.start + _LONGEST_RESTATED
+    stop = next((i for i in range(subject.end, len(tokens)) if tokens[i] in _STOPS), len(tokens))
+    longest = min(longest, stop)  # of a list its first thing
     known = [noun.end for noun in parsed.nouns if noun.end <= longest and (noun.name or noun.kind != UNKNOWN)]
     end = max([subject.end, *known])
-    rest = next((i for i in range(end, len(tokens)) if tokens[i] in _STOPS), len(tokens))
-    if rest <= min(longest, end + _SHORT_REST):
-        end = rest  # "is folding the blanket carefully"
+    if stop <= min(longest, end + _SHORT_REST):
+        end = stop  # "is folding the blanket carefully"
     starts = {noun.start: noun for noun in parsed.nouns}
     words: list[str] = []
     for index in range(subject.start, end):
         token, noun = tokens[index], starts.get(index)
-        definite = token.lower() in ("a", "an") and token_at(tokens, index + 1) not in _NOT_DEFINITE
-        if definite or (noun is subject and not noun.name and noun.start == noun.modifiers):
+        definite = token.lower() in ("a", "an")
+        if definite and token_at(tokens, index + 1) in _QUANTITIES:
+            words.append("a")
+        elif definite or (noun is not None and _lacks_article(parsed, noun)):
             words.append("the")
+        behind_noun = any(other.end == index for other in parsed.nouns)
+        if behind_noun and token in ("is", "are") and is_participle(token_at(tokens, index + 1)):
+            continue
+        if index > subject.end and _is_later_verb(parsed, index):
+            break  # "the woman in the dress" of one who walks
         if index == subject.end and (token in VERBS or _VERB.match(token)) and token not in NO_VERBS:
-            if token in ("is", "are") and is_participle(token_at(tokens, index + 1)):
-                continue
             words.append("who" if subject.kind in PEOPLE else "that")
         if not definite:
             words.append(token)
     return " ".join(words)
+
+
+def _is_later_verb(parsed: Parsed, index: int) -> bool:
+    """Whether a token is a finite verb directly behind another noun than the subject, outside of relative clauses."""
+    token = parsed.tokens[index]
+    between = parsed.tokens[parsed.nouns[0].end : index]
+    return (
+        any(noun.end == index for noun in parsed.nouns[1:])
+        and token not in NO_VERBS
+        and (token in VERBS or _VERB.match(token) is not None)
+        and not {"that", "who", "which", "and", *SUBORDINATE}.intersection(between)
+        and not any(_VERB.match(each) and each not in NO_VERBS for each in between[:1])
+    )
+
+
+def _lacks_article(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a noun needs one where it is said again."""
+    if noun is parsed.nouns[0]:
+        return not noun.name and noun.start == noun.modifiers
+    return _missing_article(parsed, parsed.nouns.index(noun)) != ""
 
 
 def _richer(scene: Scene) -> tuple[str, str]:
@@ -194,6 +222,14 @@ _VIEW = re.compile(
     r"pattern|design|composition|concept|mockup|silhouette|version|depiction) (?:of|with|for)$",
     re.IGNORECASE,
 )
+_SEVERAL = re.compile(r"(?<![su])s$")
+# Relative pronouns and prepositions: "on Mars".
+_NO_VERB_BEHIND = {"that", "who", "which", "as"} | (BEFORE_ARTICLE - {"and", "is", "are", "has", "wearing"})
+# Behind "in" and "on", where nothing stands: "lights on a nice day".
+_NO_STANDS = {"day", "night", "morning", "evening", "afternoon", "shape", "form", "style", "color", "colour"}
+_PARTS = ("front", "back", "side", "top", "bottom", "middle", "left", "right")
+_QUANTITIES = ("lot", "number", "couple", "bunch", "variety", "few")
+_PLAYED = ("play", "plays", "playing", "played")
 _UNCOUNTED_VIEWS = ("footage", "scenery", "animation", "art")
 # "on white background", which is no noun that anything is said about.
 _BARE_BACKGROUND = re.compile(
@@ -209,27 +245,46 @@ _SHOWN = re.compile(
 def _missing_article(parsed: Parsed, number: int) -> str:
     """The article that a noun lacks, as in a headline; nothing where it may stand without one."""
     noun = parsed.nouns[number]
-    if noun.plural or noun.name or noun.start != noun.modifiers or noun.kind == UNKNOWN:
-        return ""
     word = parsed.tokens[noun.end - 1].lower()
-    if word in UNCOUNTED:
+    if noun.plural or noun.name or noun.start != noun.modifiers or word in UNCOUNTED:
+        return ""
+    if noun.kind == UNKNOWN and word not in COUNTED:
         return ""
     if number == 0 and not parsed.lead:
         counted = noun.kind not in _UNCOUNTED or word in COUNTED
-        return "a" if counted and _following(parsed) != "and" else ""
+        paired = noun.kind in _COUNTED_KINDS and any(other.start == noun.end + 1 for other in parsed.nouns)
+        return "a" if counted and (_following(parsed) != "and" or paired) else ""  # "owl and fox"
     before = parsed.tokens[noun.start - 1].lower()
-    if before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns):
-        return ""  # "blue and white airplane"
-    if word in TIMES and before in ("at", "during"):
+    if (
+        (before in ("and", "or") and not any(other.end == noun.start - 1 for other in parsed.nouns))
+        or (before in ("and", "or") and _is_bare_in_list(parsed, parsed.nouns[number - 1]))
+        or (word in TIMES and before in ("at", "during"))
+        or _names_several(parsed, noun)
+        or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
+        or (word in GAMES and before in _PLAYED)
+        or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
+    ):
         return ""
     counted = (noun.kind in _COUNTED_KINDS or word in COUNTED) and (noun.kind, before) != ("food", "of")
     behind_verb = (
         bool(_VERB.match(before))
         and before not in NO_VERBS
+        and token_at(parsed.tokens, noun.start - 2) not in _NO_VERB_BEHIND  # "in amazonas jungle"
         and parsed.nouns[number - 1].end < noun.start
         and (noun.start < 2 or parsed.tokens[noun.start - 2].lower() not in _ARTICLES)  # "a tennis racquet"
     )
     return "a" if counted and (before in BEFORE_ARTICLE or is_participle(before) or behind_verb) else ""
+
+
+def _is_bare_in_list(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a noun stands behind a comma without an article, as the next one may then: "a sink, tub and mirror"."""
+    return noun.start == noun.modifiers and token_at(parsed.tokens, noun.start - 1) == ","
+
+
+def _names_several(parsed: Parsed, noun: Noun) -> bool:
+    """Whether a noun only tells of which things the parts behind it are: "human arms", "skateboard tricks"."""
+    behind = token_at(parsed.tokens, noun.end)
+    return behind in NO_THINGS and _SEVERAL.search(behind) is not None
 
 
 def _adjective_share(noun: Noun, article: str, *, roomy: bool) -> float:
@@ -269,6 +324,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     elif (
         following in STANDING
         and token_at(parsed.tokens, subject.end + 1).lower() not in TIMES  # "a city at night"
+        and not _NO_STANDS.intersection(parsed.tokens[subject.end : subject.end + 5])
         and frames.stand
         and not _has_participle(parsed)
         and rng.random() < 0.5
@@ -326,9 +382,11 @@ def is_sentence(parsed: Parsed) -> bool:
                 index - 1 in taken or before.endswith("ly") or not NO_THINGS & {word, word[:-1]}
             )  # "blue eyes"
             and _VERB.match(word)
-            and before not in ("that", "who", "which", "as")
+            and before not in _NO_VERB_BEHIND
         ):
             return True
+        if subject.plural and word in VERBS and index not in taken and index - 1 in taken:
+            return True  # "donuts with frosting sit on a shelf"
     return False
 
 
@@ -337,8 +395,8 @@ def _adjective(noun: Noun, parsed: Parsed, taken: set[str], rng: random.Random) 
     own = {token.lower() for token in parsed.tokens[noun.start : noun.end]}
     if own & SPECIFIC or any(len(word) > 6 and word.endswith("est") for word in own - {"rainforest"}):
         return None  # "the highest apple"
-    if noun.start == noun.modifiers and noun.start > 0 and parsed.tokens[noun.start - 1] == "and":
-        return None  # "a blue and cloudy sky"
+    if noun.start == noun.modifiers and token_at(parsed.tokens, noun.start - 1) in ("and", "most", *_PARTS):
+        return None  # "a blue and cloudy sky", "the front yard"
     if noun.start == noun.head and parsed.tokens[noun.head] in TIMES:
         return None  # "at sunset"
     if noun.head - noun.modifiers > 2 or own & {"his", "her", "their", "its"}:

@@ -68,6 +68,8 @@ CAPITALIZED = _words("capitalized")
 _ADVERBS = _words("no_nouns")
 _GROUPS = _words("groups")
 _PAIRS = _words("pairs")
+_COUNTS = frozenset(("hundred", "thousand", "million", "dozen", "few", "couple", "great"))
+_COLORS = frozenset(_table()["opposites"]["color"].split())
 _NO_PARTICIPLES = _words("no_participles")
 _NO_NOUNS = _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
 NO_VERBS = _words("no_verbs")
@@ -78,7 +80,7 @@ SIZES = _words("sizes")
 SPECIFIC = _words("specific")
 TIMES = _words("times")
 SET_APART = _words("set_apart")
-UNCOUNTED = _words("uncounted")
+UNCOUNTED, GAMES = _words("uncounted"), _words("games")
 WHEREABOUTS = _words("whereabouts")
 DARK = _words("dark")
 SWEET = _words("sweet")
@@ -107,6 +109,9 @@ DOERS = (
     "creature",
     "robot",
 )
+_BRANDED = ("vehicle", "device", "drink", "text")  # of whose kinds names are listed
+_SEVERAL_ARE = {"is": "are", "was": "were"}
+_FOWL = ("chicken", "turkey")  # food, unless there is one of them
 _OBJECTS = frozenset(("it", "them", "him", "her"))
 COUNTED = _words("counted")
 BEFORE_ARTICLE = _words("before_article")
@@ -193,8 +198,10 @@ class Lexicon:
         for kind, nouns in more.items():
             for noun in nouns:
                 words = tuple(noun.lower().split())
-                if words and self.find(words, 0) is None and words[-1] not in NO_THINGS:
-                    self._kinds[words] = kind
+                if words and self.find(words, 0) is None and words[-1] not in NO_THINGS | CAPITALIZED:
+                    last = self.find(words[-1:], 0)
+                    is_drink = kind == "food" and last is not None and last[1] == "drink"
+                    self._kinds[words] = "drink" if is_drink else kind  # "turkish coffee" among the dishes
 
     def singulars(self, kind: str) -> Sequence[str]:
         """The nouns of a kind, one word each, that name one thing."""
@@ -218,7 +225,7 @@ class Lexicon:
 
     def find(self, tokens: tuple[str, ...], at: int) -> tuple[int, str, bool] | None:
         """The longest noun that begins at a token: its length in tokens, its kind, whether it is plural."""
-        for length in (3, 2, 1):
+        for length in (4, 3, 2, 1):
             words = tuple(token.lower() for token in tokens[at : at + length])
             if len(words) < length:
                 continue
@@ -247,8 +254,18 @@ def singular_forms(word: str) -> Iterable[tuple[str, bool]]:
 
 
 def parse(text: str, lexicon: Lexicon) -> Parsed:
-    """The tokens and noun phrases of a text."""
+    """The tokens and noun phrases of a text, with articles and verbs that agree with them."""
     tokens = _uncapitalized(_TOKEN.findall(text), lexicon)
+    tags, nouns = _tagged(tokens, lexicon)
+    wrong = {noun.start for noun in nouns if _has_wrong_article(tokens, tags, noun)}
+    if wrong:
+        tokens = tuple(token for index, token in enumerate(tokens) if index not in wrong)
+        _, nouns = _tagged(tokens, lexicon)
+    return Parsed(lexicon.capitalized(_with_agreeing_verb(tokens, nouns)), nouns)
+
+
+def _tagged(tokens: tuple[str, ...], lexicon: Lexicon) -> tuple[Sequence[str], tuple[Noun, ...]]:
+    """The tagger's tags of tokens, and their noun phrases."""
     # A quoted text is one word to the tagger.
     tags = [
         kind
@@ -268,13 +285,57 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
             continue
         nouns.append(found)
         at = free = found.end
-    return Parsed(lexicon.capitalized(tokens), tuple(nouns))
+    return tags, tuple(nouns)
+
+
+def _has_wrong_article(tokens: tuple[str, ...], tags: Sequence[str], noun: Noun) -> bool:
+    """Whether "a" stands before several: "a train tracks", but not "a hundred birds" or "a fireworks display"."""
+    return (
+        noun.plural
+        and noun.modifiers == noun.start + 1
+        and tokens[noun.start].lower() in ("a", "an")
+        and not _COUNTS.intersection(tokens[noun.modifiers : noun.head])
+        and not (noun.end < len(tokens) and tags[noun.end].startswith("NN"))
+    )
+
+
+def _with_agreeing_verb(tokens: tuple[str, ...], nouns: Sequence[Noun]) -> tuple[str, ...]:
+    """Tokens with a verb that agrees with who or what begins them: "man hold umbrella", "the cups was"."""
+    if not nouns or nouns[0].start > 0:
+        return tokens
+    subject = nouns[0]
+    verb = token_at(tokens, subject.end)
+    if subject.plural and subject.modifiers <= subject.start + 1 and verb in _SEVERAL_ARE:
+        return (*tokens[: subject.end], _SEVERAL_ARE[verb], *tokens[subject.end + 1 :])
+    alone = subject.kind in DOERS and subject.kind != "group" and not subject.plural
+    if not alone or verb not in VERBS or verb == "became" or subject.end + 1 == len(tokens):
+        return tokens
+    if verb.endswith("y") and verb[-2] not in "aeou":
+        verb = verb[:-1] + "ie"
+    elif verb.endswith(("ch", "sh", "ss", "x", "o")):
+        verb += "e"
+    return (*tokens[: subject.end], f"{verb}s", *tokens[subject.end + 1 :])
 
 
 def _uncapitalized(tokens: Sequence[str], lexicon: Lexicon) -> tuple[str, ...]:
     """Tokens without the capitals of sentences: their words may come to stand within one. Names keep theirs."""
+
+    def is_capitalized_thing(i: int) -> bool:  # "a billboard of two Zebras"
+        return (
+            tokens[i - 1].islower()
+            and _is_article(tokens[i - 1])
+            and not "".join(tokens[i + 1 : i + 2])[:1].isupper()
+            and tokens[i].lower() not in CAPITALIZED
+            and (found := lexicon.find((tokens[i],), 0)) is not None
+            and found[1] not in _BRANDED
+        )
+
     return tuple(
-        token.lower() if i > 0 and tokens[i - 1] in ENDS and is_common(token, lexicon) else token
+        token.lower()
+        if i > 0
+        and token[:1].isupper()
+        and ((tokens[i - 1] in ENDS and is_common(token, lexicon)) or is_capitalized_thing(i))
+        else token
         for i, token in enumerate(tokens)
     )
 
@@ -284,7 +345,9 @@ def _noun_at(
 ) -> Noun | None:
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
-    if match is None or at == free > 0:  # directly behind another: "a ball rolls"
+    if (
+        match is None or at == free > 0 or _is_paired_color(tokens, at)
+    ):  # directly behind another: "a ball rolls"
         return None
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
@@ -293,13 +356,19 @@ def _noun_at(
     verb = _is_deed(tokens, at) or _is_finite(tokens, at) or _is_modal(tokens, at)
     if verb or (at > 0 and _is_infinitive(tokens, tags, at)):
         return None
-    if tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
+    if length == 1 and tokens[at].lower().endswith("ing") and at > 0 and tags[at - 1].startswith("VB"):
         return None  # "they start painting"
     start, modifiers, several = _beginning(tokens, at, free)
     single = start < modifiers and tokens[start].lower() in ("a", "an")
+    if single and tokens[at].lower() in _FOWL:
+        kind = "bird"
     while (following := lexicon.find(tokens, head + length)) is not None:
         if (
-            (tags[head + length].startswith("VB") and not (single and tags[head + length] in ("VB", "VBP")))
+            (
+                tags[head + length].startswith("VB")
+                and following[0] == 1  # no "frying pan"
+                and not (single and tags[head + length] in ("VB", "VBP"))
+            )
             or (
                 plural and not following[2] and _is_article(token_at(tokens, head + length + 1))
             )  # "two men plant a tree"
@@ -320,12 +389,15 @@ def _noun_at(
         and tokens[last].islower()  # no name
     ):
         head, length, kind, plural = last, 1, UNKNOWN, False  # "a storm trooper"
+    elif last < len(tokens) and several and not plural and tags[last] == "NNS" and _may_be_noun(tokens[last]):
+        head, length, plural = last, 1, True  # "many train compartments"
     if (
         start == modifiers
         and start >= free + 3
         and tokens[start - 1] == "of"
         and tokens[start - 2] in _GROUPS
     ):
+        several = several or kind in DOERS  # "a couple of zebra"
         start -= 3 if _is_article(tokens[start - 3]) else 2
     return Noun(start, modifiers, head, head + length, kind, plural or several)
 
@@ -377,6 +449,12 @@ def _is_deed(tokens: tuple[str, ...], at: int) -> bool:
     )
 
 
+def _is_paired_color(tokens: tuple[str, ...], at: int) -> bool:
+    """Whether a word is the first of two colours: "an orange and white cat"."""
+    pair = (token_at(tokens, at), token_at(tokens, at + 2))
+    return token_at(tokens, at + 1) == "and" and _COLORS.issuperset(pair)
+
+
 def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, bool]:
     """Where the phrase of a noun begins, and where the words between its article and it do; whether a number says that
     it is several.
@@ -384,6 +462,10 @@ def _beginning(tokens: tuple[str, ...], at: int, free: int) -> tuple[int, int, b
     modifiers = at
     while modifiers > free and modifiers > at - 3 and _is_adjective(tokens, modifiers - 1, free):
         modifiers -= 1
+    if modifiers > free + 1 and modifiers < at and _is_paired_color(tokens, modifiers - 2):
+        modifiers -= 2
+        if modifiers > free and _is_adjective(tokens, modifiers - 1, free):
+            modifiers -= 1  # "a large white and blue train"
     if modifiers > free and _is_article(tokens[modifiers - 1]):
         return modifiers - 1, modifiers, tokens[modifiers - 1].lower() in _NUMBERS
     return modifiers, modifiers, False
@@ -400,7 +482,8 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
         end += 1
     if token_at(tokens, end) in _GROUPS or token_at(tokens, end) in NO_THINGS:
         return None  # "a misty morning"
-    if token_at(tokens, end) == "and" and english.get(tokens[end - 1].lower()) == "JJ":
+    last = tokens[end - 1].lower()
+    if token_at(tokens, end) == "and" and (english.get(last) == "JJ" or last in _COLORS):
         return None  # "a black and white cat"
     if end > at + 2 and is_participle(tokens[end - 1]) and token_at(tokens, end).isalpha():
         end -= 1  # "a female sitting in a bed"
@@ -418,13 +501,19 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
 def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> Noun | None:
     """Words with capitals that no list of common words has; the last may be a listed noun: "Golden Gate Bridge"."""
     end = at
-    while end < len(tokens) and tokens[end][:1].isupper() and tokens[end].lower() not in rules.STOPWORDS:
+    while end < len(tokens) and (
+        (tokens[end][:1].isupper() and tokens[end].lower() not in rules.STOPWORDS)
+        or (end > at and tokens[end].isdigit() and "".join(tokens[end + 1 : end + 2])[:1].isupper())
+    ):
         end += 1
     words = tokens[at:end]
-    if not words or words[-1].endswith(("'s", "’s")) or (len(words) == 1 and is_common(words[0], lexicon)):
+    named = token_at(tokens, at - 1) == "named"
+    common = len(words) == 1 and not named and is_common(words[0], lexicon)
+    if not words or words[-1].endswith(("'s", "’s")) or common:
         return None
-    if end < len(tokens) and lexicon.find(tokens, end) is not None:
-        return None  # "a Japanese garden"
+    adjective = len(words) == 1 and english.get(words[0]) == "JJ" and token_at(tokens, end).isalpha()
+    if adjective or (end < len(tokens) and lexicon.find(tokens, end) is not None):
+        return None  # "an Egyptian exhibition", "a Japanese garden"
     match = lexicon.find(tokens, at)
     if match is not None and match[0] > len(words):
         return None  # "a Christmas tree"
@@ -500,7 +589,10 @@ def _tagged_at(
         end += 1
     if end < len(tokens) and lexicon.find(tokens, end) is not None:
         return None  # "soup dish": what is listed takes it
-    if token_at(tokens, end) == "style":
+    adjective = (
+        tokens[at].lower() in CAPITALIZED and token_at(tokens, end).isalpha()
+    )  # "American Gothic farmer"
+    if adjective or token_at(tokens, end) == "style":
         return None  # "anime style wizard"
     start, modifiers, several = _beginning(tokens, at, free)
     return Noun(start, modifiers, end - 1, end, UNKNOWN, several or tags[end - 1] == "NNS")

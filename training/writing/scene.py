@@ -110,6 +110,8 @@ def new_scene(
     lights = everything["light"].items()
     fitting = [name for name, light in lights if words & set(light.get("words", "").split())]
     there = [name for name, light in lights if place in light.get("settings", "").split()]
+    if "night" in fitting:
+        fitting = ["night"]  # also in the rain
     light = rng.choice(fitting or there or ["day", "day", "golden", "overcast"])
     colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
     moods = rng.sample(rng.choice(_fitting_moods(parsed.nouns[0].kind, words)).split(), 2)

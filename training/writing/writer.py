@@ -38,7 +38,14 @@ from training.writing.phrases import (
 )
 from training.writing.scene import Scene, new_scene
 
-_BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is)\s+", re.IGNORECASE)
+_BEGINNING = re.compile(r"^(?:there (?:is|are)|this is|these are|here is|depicts)\s+", re.IGNORECASE)
+# "a snow covered slope", which is about no snow, and "a wood paneled kitchen".
+_COVERED = re.compile(
+    r"\b(snow|ice|frost|grass|moss|ivy|vine|tree|leaf|flower|dirt|dust|mud|sand|rock|cloud|fog|graffiti|chocolate)"
+    r" (covered)(?= (?!in |with |by |and )[a-z])|"
+    r"\b([a-z]+) (panell?ed|shaped|themed|powered)(?= (?!in |with |by |and |like |as |from |to )[a-z])",
+    re.IGNORECASE,
+)
 _QUOTES = str.maketrans({"“": '"', "”": '"'})
 # What the camera does, in a sentence or a part of one of its own.
 _CAMERA = re.compile(
@@ -134,6 +141,8 @@ class Writer:
         if not text or re.search(r"[^\w\s,.;:!?'’\"()°%-]", text) or text.count('"') % 2:
             return None
         text = re.sub(r"\b(Mrs?|Ms|Dr|St)\.", r"\1", text.replace("(", "").replace(")", ""))
+        text = text.replace(" 's ", "'s ")
+        text = _COVERED.sub(lambda found: found.group().replace(" ", "-"), text)
         medium = _MEDIUM.search(text)
         if medium is not None:
             text = text[: medium.start()]
@@ -153,7 +162,7 @@ class Writer:
         """Without the capital of a sentence; names keep theirs."""
         first, _, rest = text.partition(" ")
         follows = rest[:1].isupper() and first.lower() not in rules.STOPWORDS and not first.endswith(",")
-        common = is_common(first.strip(",.;:"), self.lexicon) and not follows
+        common = (is_common(first.strip(",.;:"), self.lexicon) or first.endswith("ed")) and not follows
         return f"{first.lower()} {rest}".strip() if first[:1].isupper() and common else text
 
     def prompt(
@@ -201,7 +210,8 @@ class Writer:
                 topics |= about
                 left -= count
         if modality == "video":
-            chosen = [(place, _of_clip(sentence)) for place, sentence in chosen]
+            named = {token.lower() for token in told.tokens}
+            chosen = [(place, _of_clip(sentence, named)) for place, sentence in chosen]
         return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
 
     def _gist(self, parsed: Parsed) -> Parsed | None:
@@ -291,9 +301,13 @@ def _topics(sentence: str) -> set[str]:
     return {name for name, pattern in _ONCE_PATTERNS.items() if pattern.search(sentence)}
 
 
-def _of_clip(sentence: str) -> str:
-    """A sentence about a picture, about a video."""
-    return re.sub(r"\b(picture|image|photograph)\b", "scene", sentence).replace("photographed", "filmed")
+def _of_clip(sentence: str, named: set[str]) -> str:
+    """A sentence about a picture, about a video, but for pictures that the text names."""
+
+    def scene(match: re.Match[str]) -> str:
+        return match.group() if match.group() in named else "scene"
+
+    return re.sub(r"\b(picture|image|photograph)\b", scene, sentence).replace("photographed", "filmed")
 
 
 def _described(parsed: Parsed) -> list[Noun]:
