@@ -171,10 +171,15 @@ def without_instruction(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def is_unfit(text: str) -> bool:
+    """Whether a text or word is, or holds, what isn't fit to be learnt or what only the web has."""
+    return _NOISE.search(text) is not None
+
+
 def is_noisy(text: str) -> bool:
     """Whether a text has marks of the web, of translation or of another language, or isn't fit to be learnt."""
     letters = sum(character.isalpha() or character.isspace() for character in text)
-    return _NOISE.search(text) is not None or letters < 0.8 * len(text) or _repeats_words(text)
+    return is_unfit(text) or letters < 0.8 * len(text) or _repeats_words(text)
 
 
 def _repeats_words(text: str) -> bool:

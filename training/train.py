@@ -41,7 +41,7 @@ from promptdial.engine.spelling import words_of
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, card, checkpoint, init, muon, own, recipe, replay, support
+from training import batches, card, checkpoint, init, muon, own, recipe, replay, rules, support
 from training.episodes import Episode, read_episodes
 from training.errors import TrainingError
 from training.precision import has_bf16
@@ -244,7 +244,8 @@ def _details(
 
 
 def known_words(episodes: Sequence[Episode], start: Path | None) -> set[str]:
-    """The words that a model may write besides its input's: of several rows' outputs, and those of its start.
+    """The words that a model may write besides its input's: of several rows' outputs, and those of its start, less what
+    isn't fit to be learnt and slipped in all the same.
 
     None if the start doesn't tell its own: what it has learnt is not to be barred.
     """
@@ -252,7 +253,8 @@ def known_words(episodes: Sequence[Episode], start: Path | None) -> set[str]:
     if start and not earlier:
         return set()
     rows = Counter(word for episode in episodes for word in words_of(episode.output))
-    return {*earlier, *(word for word, count in rows.items() if count >= KNOWN_FROM)}
+    known = {*earlier, *(word for word, count in rows.items() if count >= KNOWN_FROM)}
+    return {word for word in known if not rules.is_unfit(word)}
 
 
 def all_sources(start: Path | None, train: Sequence[Episode]) -> list[dict[str, Any]]:

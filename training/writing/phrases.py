@@ -545,7 +545,7 @@ def rare_words() -> tuple[Sequence[str], Sequence[str]]:
         return sorted(
             word
             for word, own in english.items()
-            if own == tag and _RARE.match(word) and word not in barred and not rules.is_noisy(word)
+            if own == tag and _RARE.match(word) and word not in barred and not rules.is_unfit(word)
         )
 
     return of("NN"), of("JJ")
