@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from types import FrameType
@@ -160,12 +161,15 @@ def scraped(url: str, interval_s: float) -> Iterator[None]:
     """
     connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
     over = threading.Event()
+    failed: list[int] = []
 
     def scrape() -> None:
         while not over.wait(interval_s):
             connection.request("GET", "/metrics")
             with connection.getresponse() as answer:
                 answer.read()
+                if answer.status != HTTPStatus.OK:
+                    failed.append(answer.status)
 
     thread = threading.Thread(target=scrape)
     thread.start()
@@ -175,6 +179,8 @@ def scraped(url: str, interval_s: float) -> Iterator[None]:
         over.set()
         thread.join()
         connection.close()
+    if failed:
+        raise LoadError(f"{url}/metrics answered {failed[0]} to a scrape")
 
 
 def load(one: Server, arguments: argparse.Namespace, *, on: bool) -> dict[str, float]:

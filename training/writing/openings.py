@@ -56,10 +56,8 @@ _CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
 _NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose")
 _MOVING = (*DOERS, "vehicle", "train", "boat", "aircraft")
 _REWORDED_SHARE = 0.6
-_LONGEST_RESTATED, _SHORT_REST = (
-    11,
-    3,
-)  # tokens of a text that are said once more, and such as may follow its things
+# Tokens of a text that are said once more, and such as may follow its things.
+_LONGEST_RESTATED, _SHORT_REST = 11, 3
 _STOPS = (*ENDS, ",")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.

@@ -74,9 +74,8 @@ _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECAS
 _PHOTOGRAPHIC = ("texture", "quality")
 _IN_PLACE = re.compile(r"\b(?:in|within|into) \{place\}")
 _SET_OFF = re.compile(r"\b(?:background|backdrop)\b")  # a plain one, which no place is
-_OPENINGS = (
-    5  # that are drawn at most, if they are too long or say what the text rules out; it may do so itself
-)
+# Drawn at most, if they are too long or say what the text rules out; it may do so itself.
+_OPENINGS = 5
 
 
 class Place(IntEnum):
@@ -233,7 +232,8 @@ class Writer:
             if noun.plural or not others:
                 continue
             tokens[noun.modifiers : noun.end] = [re.sub(r"(?<=\w\w)-", " ", rng.choice(others))]
-        return None if tuple(tokens) == parsed.tokens else self.parse(" ".join(tokens))
+        found = None if tuple(tokens) == parsed.tokens else self.parse(" ".join(tokens))
+        return found and replace(found, medium=parsed.medium)
 
 
 def _candidates(
