@@ -26,6 +26,8 @@ from training.writing.phrases import Lexicon, Parsed
 from training.writing.writer import LONGEST_TOLD, Writer, style_names
 
 LONGEST_INPUT = 140  # words of a text that is written about
+# Texts of more words come so often: of the data's captions they are a sixth, and what a model makes of them is worse.
+LONG_INPUT, LONG_INPUT_TIMES = 16, 3
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.35, 0.45, 50
 # Of these: such as are about another text altogether, and, where there is room, such as go over to one; the rest are
@@ -70,8 +72,9 @@ def written(
 
     def topics(turn: int) -> Iterator[_Topic]:
         for row in about:
-            other = random.Random(f"other-{seed}-{turn}-{row['text']}").choice(about)["text"]
-            yield _Topic(row, other, f"{seed}-{turn}-{row['text']}")
+            for again in range(LONG_INPUT_TIMES if word_count(row["text"]) > LONG_INPUT else 1):
+                name = f"{seed}-{turn * LONG_INPUT_TIMES + again}-{row['text']}"
+                yield _Topic(row, random.Random(f"other-{name}").choice(about)["text"], name)
 
     with _mapping(lists, processes) as mapped:
         found = (episode for turn in range(_MOST_OF_ONE if about else 0) for episode in mapped(topics(turn)))
