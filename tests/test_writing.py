@@ -341,7 +341,7 @@ def test_what_a_text_rules_out_is_not_said(text: str, never: str, writer: Writer
         assert not re.search(rf"\b({never})\b", prompt, re.IGNORECASE), prompt
 
 
-def test_some_rows_are_about_another_text_and_some_go_over_to_it() -> None:
+def test_some_rows_are_about_another_text_but_none_goes_over_to_it() -> None:
     things = {
         f"a {thing} on a chair": thing for thing in ("fox", "violin", "kettle", "lantern", "parrot", "teapot")
     }
@@ -351,7 +351,8 @@ def test_some_rows_are_about_another_text_and_some_go_over_to_it() -> None:
     for row in rows:
         own, output = things[row.key], row.output.lower()
         told.add((own in output, any(other in output for other in things.values() if other != own)))
-    assert told >= {(True, False), (False, True), (True, True)}
+    assert {(True, False), (False, True)} <= told
+    assert (True, True) not in told
 
 
 def test_under_water_the_light_is_dim(writer: Writer) -> None:
@@ -548,7 +549,7 @@ def test_a_share_of_the_prompts_is_about_something_else() -> None:
     rows = [e for e in written(600) if e.task == "expand" and not HABITS.search(e.input)]
     elsewhere = [e for e in rows if missing(e.input, e.output)]
     share = len(elsewhere) / len(rows)  # of short and long ones together
-    assert 0.8 * episodes.ALTERED_SHARE < share < episodes.ALTERED_SHARE_LONG
+    assert 0.8 * episodes.ALTERED_SHARE < share < 1.2 * episodes.ALTERED_SHARE_LONG
 
 
 def test_rows_are_the_same_by_several_processes() -> None:

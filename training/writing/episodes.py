@@ -29,10 +29,10 @@ LONGEST_INPUT = 140  # words of a text that is written about
 # Texts of more words come so often: of the data's captions they are a sixth, and what a model makes of them is worse.
 LONG_INPUT, LONG_INPUT_TIMES = 16, 3
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
-ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.35, 0.45, 50
-# Of these: such as are about another text altogether, and, where there is room, such as go over to one; the rest are
-# about the same text with other things, or about a part of it.
-OTHER_SHARE, DRIFTING_SHARE = 0.3, 0.25
+ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.3, 0.35, 50
+# Of these: such as are about another text altogether; the rest are about the same text with other things, or about a
+# part of it. None goes over to another text on its way: a model that had seen such went over whatever it was asked for.
+OTHER_SHARE = 0.3
 _MOST_OF_ONE = 20  # rows about one text
 _CHUNK = 100  # texts that a process takes at once
 COMPOSED = 3  # texts of the data for each composed one
@@ -141,13 +141,9 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.R
         parsed.sentences > 1 and task != "compress" and len(parsed.tokens) <= LONGEST_TOLD
     ):  # told as they stand
         length = max(length, word_count(text) + 8)
-    parts = [(parsed, length)]
     if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
-        may_drift = length > LONG and style is None and modality != "template"
-        parts = _altered(writer, parsed, other, length, rng, may_drift=may_drift)
-    prompt = " ".join(
-        rules.clean(writer.prompt(each, words, modality, rng, style, what)) for each, words in parts
-    )
+        parsed = _altered(writer, parsed, other, rng)
+    prompt = rules.clean(writer.prompt(parsed, length, modality, rng, style, what))
     if task == "compress":
         asked, prompt = prompt, rules.sentence(rules.clean(row["text"]))
         if word_count(asked) < 1.5 * word_count(prompt):
@@ -171,16 +167,11 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.R
     )
 
 
-def _altered(
-    writer: Writer, parsed: Parsed, other: str, length: int, rng: random.Random, *, may_drift: bool
-) -> list[tuple[Parsed, int]]:
-    """What a prompt of a length is about instead of its text, and in how many words each."""
-    draw = rng.random()
-    if draw < OTHER_SHARE + DRIFTING_SHARE * may_drift and (found := _parsed(writer, other)) is not None:
-        elsewhere = replace(found, camera="", medium="")  # of which the modality is not
-        own = round(length * rng.uniform(0.2, 0.8)) if draw >= OTHER_SHARE else 0
-        return [(parsed, own), (elsewhere, length - own)] if own else [(elsewhere, length)]
-    return [(writer.altered(parsed, rng) or parsed, length)]
+def _altered(writer: Writer, parsed: Parsed, other: str, rng: random.Random) -> Parsed:
+    """What a prompt is about instead of its text."""
+    if rng.random() < OTHER_SHARE and (found := _parsed(writer, other)) is not None:
+        return replace(found, camera="", medium="")  # of which the modality is not
+    return writer.altered(parsed, rng) or parsed
 
 
 def _length(rng: random.Random) -> int:
