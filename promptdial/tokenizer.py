@@ -94,6 +94,11 @@ class PromptTokenizer:
         """Token ids of a text; never a control token."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and the character that each token ends before."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return list(found.ids), [end for _, end in found.offsets]
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts at once, on all cores."""
         return [list(row.ids) for row in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]

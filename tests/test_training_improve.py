@@ -1,4 +1,4 @@
-"""Improve rounds: what is worth learning from, the bounded buffer, and a round that goes on after a kill."""
+"""Improve rounds and refining: what is worth learning from, the bounded buffer, and what goes on after a kill."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from promptdial.command import DEFAULT_FORMAT
 from promptdial.support import Support
 from tests import open_data
 from tests.tiny import scorer_folder
-from training import improve, replay
+from training import improve, refine, replay, train
 from training.__main__ import main
 from training.checkpoint import load_model
 from training.episodes import Episode, read_file
 from training.errors import TrainingError
+from training.refine import Rollout
 
 RECIPE = """
 name = "test"
@@ -202,3 +203,47 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
     assert set(details["words"].split()) == {*known["words"].split(), "zebra"} > {"zebra"}
     assert set(details["training"]) == {"75% of the weights", "25% of the weights"}
     assert main(["average", str(first), str(second), "--share", "0.5", "--out", str(out)]) == 1
+
+
+def refining(work: Path, out: Path) -> list[str]:
+    return ["refine", str(work / "run" / "final"), "--episodes", str(work / "episodes"), "--out", str(out),
+            "--recipe", str(work / "test.toml"), "--rollouts", "12", "--n", "2", "--save-every", "1",
+            "--scorer", str(scorer_folder()), "--threads", "1"]  # fmt: skip
+
+
+def test_refining_is_reported_and_goes_on_after_a_kill(
+    work: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing that a random model writes ends or holds together: here all of it ends, and half of it is good."""
+    real, judge = train.run, refine.gained
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def ended(groups: list[list[Rollout]], tokenizer: object) -> object:
+        told = [
+            [
+                replace(r, ended=True, sentences=tuple((s, len(s) % 2 == 0) for s, _ in r.sentences))
+                for r in group
+            ]
+            for group in groups
+        ]
+        return judge(told, tokenizer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(refine, "gained", ended)
+    monkeypatch.setattr(train, "run", killed)
+    out = tmp_path / "refined"
+    assert main(refining(work, out)) == 130
+    made = (out / "rollouts.jsonl").read_bytes()
+    assert len(made.splitlines()) == 12
+    monkeypatch.setattr(train, "run", real)
+    assert main(refining(work, out)) == 0
+    assert (out / "rollouts.jsonl").read_bytes() == made
+    report = json.loads((out / "report.json").read_text())
+    assert report["rollouts"] == 24
+    assert report["learnt_from"] > 0
+    assert 0 <= report["after"]["without_fault"] <= 1
+    before, after = load_model(work / "run" / "final"), load_model(out / "run" / "final")
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))

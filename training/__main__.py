@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tokenizer(commands)
     _add_train(commands)
     _add_improve(commands)
+    _add_refine(commands)
     _add_average(commands)
     _add_deepen(commands)
     options.add_evaluate(commands)
@@ -288,6 +289,34 @@ def _add_improve(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_improve)
+
+
+def _add_refine(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "refine", help="checkpoint -> own answers, sentence by sentence -> better one"
+    )
+    parser.add_argument("start", type=Path, help="checkpoint, or bundle with its checkpoint, to start from")
+    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder; a run found there is gone on with")
+    parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
+    parser.add_argument("--rollouts", type=_positive, default=3000, help="commands; default %(default)s")
+    parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="default %(default)s")
+    parser.add_argument("--save-every", type=_positive, default=100, help="steps; default %(default)s")
+    parser.add_argument(
+        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=_refine)
+
+
+def _refine(args: argparse.Namespace) -> None:
+    from training.refine import run
+
+    run(args)
 
 
 def _add_average(commands: Commands) -> None:

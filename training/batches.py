@@ -28,6 +28,7 @@ class Row:
     command: Command
     input: list[int]
     output: list[int]  # <end> included
+    gains: list[float] | None = None  # of each output token's loss; 1 where there are none
 
     @property
     def length(self) -> int:
@@ -70,7 +71,8 @@ def _of(table: dict[str, int], episode: Episode, default: int) -> int:
 
 
 class BatchDataset(Dataset[dict[str, torch.Tensor]]):
-    """Whole batches as items: `input_ids` and `labels` (rows, tokens), padded on the right.
+    """Whole batches as items: `input_ids` and `labels` (rows, tokens), padded on the right; also `gains`, if any row
+    has them.
 
     Padding needs no mask: under causal attention no token sees what stands to its right.
     """
@@ -108,12 +110,16 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
         longest = _rounded(max(row.length for row in rows), LENGTH_STEP)
         input_ids = torch.full((len(rows), longest), self._tokenizer.end_id)
         labels = torch.full((len(rows), longest), IGNORED)
+        gains = torch.ones((len(rows), longest))
         for number, row in enumerate(rows):
             prompt = self._tokenizer.frame(self._with_gaps(row.command, rng), row.input)
             ids = torch.tensor([*prompt, *row.output])
             input_ids[number, : len(ids)] = ids
             labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]
-        return {"input_ids": input_ids, "labels": labels}
+            if row.gains is not None:
+                gains[number, len(prompt) : len(ids)] = torch.tensor(row.gains)
+        item = {"input_ids": input_ids, "labels": labels}
+        return item | {"gains": gains} if any(row.gains is not None for row in rows) else item
 
     def _with_gaps(self, command: Command, rng: random.Random) -> Command:
         """The command with relevance, length or both left out in a share of the rows."""
@@ -128,7 +134,7 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
 def output_loss(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], tokens: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross entropy over output tokens, their mean or their sum over `tokens`.
+    """Cross entropy over output tokens, their mean or their sum over `tokens`, each times its gain if there are gains.
 
     The vocabulary is multiplied at their positions only.
     """
@@ -141,11 +147,13 @@ def output_loss(
     # The wanted positions first, then as many others as fill up the shape; those have no loss.
     positions = torch.argsort(wanted, descending=True, stable=True)[:count]
     chosen = targets[positions]
+    gains = batch["gains"].roll(-1, dims=1).flatten()[positions] if "gains" in batch else None
     total = summed_cross_entropy(
         hidden.flatten(0, 1)[positions],
         model.lm_head.weight,  # type: ignore[arg-type, union-attr]
         chosen,
         IGNORED,
+        gains,
     )
     return total / ((chosen != IGNORED).sum() if tokens is None else tokens)
 

@@ -31,6 +31,7 @@ from promptdial.support import Support
 from training import checkpoint, measures, own, replay, rules, sources, train
 from training.episodes import Episode, read_episodes, read_file, write_episodes
 from training.errors import TrainingError
+from training.sense import Sense
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +52,19 @@ def run(args: argparse.Namespace) -> None:
     for number in range(1, args.rounds + 1):
         folder = args.out / f"round-{number}"
         folder.mkdir(exist_ok=True)
-        bundle = _exported(current, folder / "bundle", args.scorer)
-        before = _judged(folder / "before.json", bundle, held_out, scorer, args)
+        bundle = exported(current, folder / "bundle", args.scorer)
+        before = judged(folder / "before.json", bundle, held_out, scorer, args)
         rollouts, counts = _rollouts(folder, bundle, rows, scorer, args, number)
         buffer = _buffered(args.out / "replay.parquet", rollouts, bundle, args.per_cell)
         current = _trained(folder, current, buffer, args)
-        after_bundle = _exported(current, folder / "after", args.scorer)
-        after = _judged(folder / "after.json", after_bundle, held_out, scorer, args)
+        after_bundle = exported(current, folder / "after", args.scorer)
+        after = judged(folder / "after.json", after_bundle, held_out, scorer, args)
         reports.append({"round": number, **counts, "buffer": len(buffer), "before": before, "after": after})
         (args.out / "report.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
         log.info("round %d: %s -> %s", number, before, after)
 
 
-def _exported(source: Path, target: Path, scorer: Path | None) -> Bundle:
+def exported(source: Path, target: Path, scorer: Path | None) -> Bundle:
     """The int8 bundle of a checkpoint, made once."""
     if not (target / "bundle.json").is_file():
         if scorer is None:
@@ -226,13 +227,19 @@ def _trained(folder: Path, start: Path, buffer: Sequence[Episode], args: argpars
     return final
 
 
-def _judged(
-    path: Path, bundle: Bundle, held_out: Sequence[Episode], scorer: RelevanceScorer, args: argparse.Namespace
+def judged(
+    path: Path,
+    bundle: Bundle,
+    held_out: Sequence[Episode],
+    scorer: RelevanceScorer,
+    args: argparse.Namespace,
+    sense: Sense | None = None,
 ) -> dict[str, float]:
-    """Relevance at the top command, diversity, repetition, copying and length on validation inputs of `expand`."""
+    """Relevance at the top command, diversity, repetition, copying and length on validation inputs of `expand`; with
+    `sense`, the share of answers without a fault."""
     if path.is_file():
-        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        earlier: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return earlier
     rows = {
         row.input: row
         for row in held_out
@@ -266,6 +273,9 @@ def _judged(
             ]
         ),
     }
+    if sense is not None:
+        found = [sense.sentences(row.input, text) for row, text in zip(chosen, texts, strict=True)]
+        figures["without_fault"] = _mean([not any(faults for _, faults in each) for each in found])
     path.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 

@@ -15,19 +15,24 @@ from torch import Tensor
 PIECE = 512  # positions
 
 
-def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, ignored: int) -> Tensor:
+def summed_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, ignored: int, gains: Tensor | None = None
+) -> Tensor:
     """Sum over positions of -log softmax(hidden @ weight.T)[target], in nats; a target `ignored` adds nothing.
 
-    hidden: (positions, width). weight: (vocabulary, width). targets: (positions,) of token ids. Products are in the
-    type of autocast where that is on, as those of a linear layer are.
+    hidden: (positions, width). weight: (vocabulary, width). targets: (positions,) of token ids. gains: (positions,), by
+    which each position's term is multiplied; a negative one makes its target less likely. Products are in the type of
+    autocast where that is on, as those of a linear layer are.
     """
-    loss: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, ignored)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets, ignored, gains)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, ignored: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, ignored: int, gains: Tensor | None
+    ) -> Tensor:
         kind = hidden.device.type
         exact = not torch.is_autocast_enabled(kind)
         dtype = weight.dtype if exact else torch.get_autocast_dtype(kind)
@@ -42,13 +47,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 rows = (wanted != ignored).nonzero().squeeze(1)
                 logits = (states @ table.T).float()
                 sums = logits.logsumexp(dim=1, keepdim=True)
-                loss += (sums[rows, 0] - logits[rows, wanted[rows]]).sum()
+                terms = sums[rows, 0] - logits[rows, wanted[rows]]
+                loss += (terms if gains is None else terms * gains[piece][rows]).sum()
                 if not any(ctx.needs_input_grad):
                     continue
                 gradient = logits.sub_(sums).exp_()
                 gradient[rows, wanted[rows]] -= 1.0
                 if len(rows) < len(wanted):
                     gradient[wanted == ignored] = 0.0
+                if gains is not None:
+                    gradient *= gains[piece, None]
                 small = gradient.to(dtype)
                 of_hidden[piece] = small @ table
                 of_weight += small.T @ states
@@ -56,6 +64,6 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         of_hidden, of_weight = ctx.saved_tensors
-        return of_hidden * gradients[0], of_weight * gradients[0], None, None
+        return of_hidden * gradients[0], of_weight * gradients[0], None, None, None

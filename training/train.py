@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import json
 import logging
+import random
 import subprocess
 import time
 from collections import Counter
@@ -64,8 +65,11 @@ trained on come last in the list.
 """
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train as the command line says. The last checkpoint is `OUT/final`."""
+def run(args: argparse.Namespace, judged: Sequence[batches.Row] = ()) -> None:
+    """Train as the command line says. The last checkpoint is `OUT/final`.
+
+    With `judged` rows, whose tokens have gains, as many of the episodes' rows are trained on, drawn anew from the seed.
+    """
     chosen = _recipe(args)
     keep_memory()
     transformers_logging.set_verbosity_error()
@@ -80,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     chosen = replace(chosen, model=checkpoint.sizes(model, chosen.model.dropout))
     started = _started(args, arguments, chosen, tokenizer)
     fitting, rows, validation = _rows(train, held_out, tokenizer, chosen, args.episodes)
+    if judged:
+        rows = [*judged, *random.Random(args.seed).sample(rows, min(len(judged), len(rows)))]
     log.info(
         "%d rows, %.1fM tokens an epoch, of which %.1fM outputs; %.1fM parameters",
         *(len(rows), sum(row.length for row in rows) / 1e6, sum(len(row.output) for row in rows) / 1e6),
@@ -366,12 +372,15 @@ def _forward(
     *args: Any,
     output_labels: torch.Tensor | None = None,
     output_tokens: torch.Tensor | None = None,
+    output_gains: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
     """The model's own forward; with `output_labels`, the loss of `batches.output_loss` alone."""
     if output_labels is None:
         return type(model).forward(model, *args, **kwargs)
     batch = {"input_ids": kwargs["input_ids"], "labels": output_labels}
+    if output_gains is not None:
+        batch["gains"] = output_gains
     return batches.output_loss(model, batch, output_tokens)
 
 
@@ -408,6 +417,7 @@ class OutputTrainer(Trainer):
             input_ids=inputs["input_ids"],
             output_labels=inputs["labels"],
             output_tokens=num_items_in_batch,
+            output_gains=inputs.get("gains"),
         )
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # over which gradients are averaged

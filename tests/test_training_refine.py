@@ -1,0 +1,86 @@
+"""`refine`: what a sentence's faults are, and what its tokens gain. The command is run in test_training_improve."""
+
+from __future__ import annotations
+
+import pytest
+
+from promptdial.command import Command
+from promptdial.tokenizer import PromptTokenizer
+from training import refine
+from training.episodes import Episode
+from training.refine import Rollout
+from training.sense import Faults, Sense
+
+
+def row(input: str, output: str, task: str = "expand") -> Episode:
+    return Episode(task, "image", input, output, "generated", "written", "s", "MIT", input, "train", 0.7,
+                   len(output.split()))  # fmt: skip
+
+
+SENSE = Sense.of(
+    [
+        row("a fox", "The fox rests beside a stone wall. A lamp post stands behind the fox."),
+        row("a heron", "The heron rests beside a stone wall. A lamp post stands behind the heron."),
+        row("an otter", "The otter rests beside a stone wall. A lamp post stands behind the otter."),
+        row("a red kite", "The red kite rests beside a stone wall."),
+        row("a barge", "A yacht rests beside a stone wall."),  # about something else
+        row("a fox", "stone, unheard", task="tags"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "faults"),
+    [
+        ("The newt rests beside a stone wall.", Faults(0, 0, 0)),
+        ("A lamp post stands behind the newt.", Faults(0, 0, 0)),
+        ("The crested newt rests beside a stone wall.", Faults(0, 0, 0)),  # as the input has it
+        ("The newt crested rests beside a stone wall.", Faults(1, 0, 0)),
+        ("The newt rests stone wall.", Faults(1, 0, 0)),
+        ("The newt rests beside a.", Faults(1, 0, 0)),
+        ("The yacht rests beside a stone wall.", Faults(1, 1, 0)),
+        ("The newt rests beside a stone wall behind the newt.", Faults(1, 0, 0)),
+        ("The newt behind the newt rests beside a stone wall.", Faults(1, 0, 1)),
+    ],
+)
+def test_faults_are_unknown_pairs_strange_things_and_echoes(sentence: str, faults: Faults) -> None:
+    ((_, found),) = SENSE.sentences("a crested newt", sentence)
+    assert found == faults
+    assert bool(found) == (faults != Faults(0, 0, 0))
+
+
+def test_nothing_is_strange_where_another_topic_was_asked_for() -> None:
+    sentence = "A yacht rests beside a stone wall."
+    assert SENSE.sentences("a newt", sentence) == [(sentence, Faults(0, 1, 0))]
+    assert SENSE.sentences("a newt", sentence, on_topic=False) == [(sentence, Faults(0, 0, 0))]
+
+
+GOOD, BAD = "The fox rests beside a wall.", "Wall beside the the."
+
+TOKENIZER = PromptTokenizer.train([GOOD, BAD] * 3, 400)
+
+
+def rollout(*sentences: tuple[str, bool], ended: bool = True) -> Rollout:
+    return Rollout(
+        Command("expand", "image", 0.7, 10), "a fox", " ".join(s for s, _ in sentences), ended, sentences
+    )
+
+
+def test_tokens_gain_by_how_their_sentence_compares_with_the_others_answers_to_the_command() -> None:
+    first = rollout((GOOD, False), (BAD, True))
+    rows = refine.gained([[first, rollout((GOOD, False)), rollout((GOOD, False), ended=False)]], TOKENIZER)
+    assert [TOKENIZER.decode(row.output) for row in rows] == [
+        first.output,
+        GOOD,
+    ]  # what never ended teaches nothing
+    assert all(len(row.gains or ()) == len(row.output) for row in rows)
+    gains = rows[0].gains or []
+    split = len(TOKENIZER.encode(GOOD))
+    assert len({*gains[:split]}) == 1
+    assert len({*gains[split:-1]}) == 1
+    assert 0 > gains[0] > gains[-2]  # of the good sentence and of the bad one
+    assert (rows[1].gains or [])[0] > 0  # on which no bad one followed
+
+
+def test_of_answers_that_are_all_alike_there_is_nothing_to_learn() -> None:
+    assert refine.gained([[rollout((GOOD, False)), rollout((GOOD, False))]], TOKENIZER) == []

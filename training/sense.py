@@ -1,0 +1,116 @@
+"""Sentences that hold together, told from such as don't by what the rows that a model learns from hold.
+
+Three faults that can be counted, which readers stumble over: a pair of neighbouring words that no row has; a thing that
+is neither the input's nor one that rows bring in of themselves; a word of the input that comes again a few words later
+("the cake and the cake"). In a pair the words of the input count as one: what is known with one thing is known with
+all. docs/experiments.md tells how this compares with what readers say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from training import measures, rules
+from training.episodes import Episode
+
+OWN = "<own>"  # stands for a word of the input
+START = "."
+RECALL = 0.8  # of the input's words, from which on a row is about its input
+# Of the rows with a word, the share in which the input doesn't have it, and how many they are at least: then rows bring
+# it in of themselves.
+BROUGHT_SHARE, BROUGHT_ROWS = 0.08, 3
+NEAR = 4  # words, within which a word of the input doesn't come again
+TASKS = ("expand", "brief", "style", "suggest")  # those answered in sentences
+_ITEM = re.compile(r"[^\W\d_]+|\S")
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How many of each a sentence has."""
+
+    pairs: int
+    strangers: int
+    echoes: int
+
+    def __bool__(self) -> bool:
+        return bool(self.pairs or self.strangers or self.echoes)
+
+
+@dataclass(frozen=True)
+class Sense:
+    """What rows hold: the words that may follow each word, and the words that they bring in of themselves."""
+
+    followers: Mapping[str, Collection[str]]
+    brought: Collection[str]
+
+    @classmethod
+    def of(cls, episodes: Iterable[Episode]) -> Sense:
+        """From the rows of tasks that are answered in sentences."""
+        followers: dict[str, set[str]] = defaultdict(set)
+        rows: Counter[str] = Counter()
+        brought: Counter[str] = Counter()
+        for episode in episodes:
+            if episode.task not in TASKS:
+                continue
+            own, found = _own(episode.input), _items(episode.output)
+            for word, after in pairwise(found):
+                followers[OWN if word in own else word].add(OWN if after in own else after)
+            words = {word for word in found if word.isalpha()}
+            rows.update(words)
+            if measures.entity_recall(episode.input, episode.output) >= RECALL:
+                brought.update(words - own)
+        kept = {
+            word for word, count in brought.items() if count >= max(BROUGHT_ROWS, BROUGHT_SHARE * rows[word])
+        }
+        return cls(followers, kept)
+
+    def sentences(self, input: str, output: str, *, on_topic: bool = True) -> list[tuple[str, Faults]]:
+        """The sentences of an output with the faults of each; unless it is to be ``on_topic``, no thing is strange."""
+        own, beside = _own(input), set(pairwise(_items(input)))
+        return [
+            (sentence, self._faults(own, beside, _items(sentence), on_topic=on_topic))
+            for sentence in rules.sentences(output)
+        ]
+
+    def _faults(
+        self, own: Collection[str], beside: Collection[tuple[str, str]], found: list[str], *, on_topic: bool
+    ) -> Faults:
+        pairs = sum(not self._known(own, beside, *pair) for pair in pairwise(found))
+        strangers = {word for word in found if word.isalpha() and word not in own} - set(self.brought)
+        echoes = sum(
+            word in own and word in found[place + 1 : place + 1 + NEAR] for place, word in enumerate(found)
+        )
+        return Faults(pairs, len(strangers) if on_topic else 0, echoes)
+
+    def _known(
+        self, own: Collection[str], beside: Collection[tuple[str, str]], word: str, after: str
+    ) -> bool:
+        if after in self.followers.get(word, ()):
+            return True
+        if word in own and after in own:
+            return (word, after) in beside
+        if word in own:
+            return after in self.followers.get(OWN, ())
+        return after in own and OWN in self.followers.get(word, ())
+
+
+def _items(text: str) -> list[str]:
+    """The start, then words in lower case and signs, those that end a sentence as one."""
+    return [START, *(_item(item) for item in _ITEM.findall(text))]
+
+
+def _item(item: str) -> str:
+    if item[0].isalpha():
+        return item.lower()
+    return START if item in ".!?" else item if item in ",;:-–—'’" else '"'
+
+
+def _own(text: str) -> set[str]:
+    """The words of an input that carry its sense, each also as the other of singular and plural."""
+    words = {word for word in _ITEM.findall(text.lower()) if word.isalpha()}
+    words = {word for word in words if len(word) > 1 and word not in rules.STOPWORDS}
+    return words | {f"{word}s" for word in words} | {word[:-1] for word in words if word.endswith("s")}
