@@ -9,7 +9,7 @@ import pytest
 
 from training.writing import episodes
 from training.writing.composed import CAMERA_MOVES, MEDIA, VIEWS_OF, composed, varied
-from training.writing.gist import gist
+from training.writing.gist import gist, words_of_people
 from training.writing.openings import restated
 from training.writing.phrases import rare_words
 from training.writing.writer import LONGEST_TOLD, Writer
@@ -73,12 +73,57 @@ def test_a_long_story_is_told_by_its_figures_and_its_setting(writer: Writer) -> 
             "the Taj Mahal and blue murals in Agra",
         ),
         ("The audience was happy. Everyone smiled. The audience sang.", ""),
+        (
+            "A van showing a painted city stands on a beach. A wolf sits near it. The animal is calm. It eats paper.",
+            "a van and a wolf on a beach",
+        ),
+        ("A cup of coffee stands at the edge of a lake. The coffee is hot.", "a cup of coffee near a lake"),
+        (
+            "Marta Silva walks to a frozen sea and feeds a heron. The camera follows them through the crowd. "
+            "The sky turns red.",
+            "Marta Silva and a heron beside a frozen sea",
+        ),
+        (
+            "A sleek, pointed train waits. A cat's bowl hangs from the train. The driver holds his hat.",
+            "a pointed train",
+        ),
+        (
+            "The majestic ruins of Machu Picchu are old. Nobody was there.",
+            "the majestic ruins of Machu Picchu",
+        ),
     ],
 )
 def test_the_gist_of_a_story(story: str, told: str, writer: Writer) -> None:
     parsed = writer.parse(story)
     assert parsed is not None
     assert gist(parsed) == told
+
+
+def test_a_long_sentence_is_told_by_its_gist_as_well(writer: Writer) -> None:
+    parsed = writer.parse(
+        "A tired baker in a blue coat stands in a forest and holds a kettle while a heron watches him from a tree that "
+        "is older than anybody knows, and behind them the light of the evening slowly fades"
+    )
+    assert parsed is not None and parsed.sentences == 1
+    prompt = writer.prompt(parsed, 40, "image", random.Random(0), None, "")
+    assert "baker" in prompt and "heron" in prompt and "while" not in prompt, prompt
+
+
+def test_names_of_people_are_told_from_others(writer: Writer) -> None:
+    parsed = writer.parse(
+        "Li Hao, a young falconer, and a guard named Mei went to Machu Picchu. Hugo smiled. Mount Fuji was far away."
+    )
+    assert parsed is not None
+    assert words_of_people(parsed) == {"Li", "Hao", "Mei", "Hugo"}
+
+
+def test_of_several_with_a_name_the_first_sentence_speaks_as_of_several(writer: Writer) -> None:
+    parsed = writer.parse("a baker named Mei, a heron and a cat in a forest")
+    assert parsed is not None
+    for seed in range(60):
+        said = writer.prompt(parsed, 60, "image", random.Random(seed), None, "").split(". ")[0]
+        assert re.search(r"baker named Mei, ", said), said
+        assert not re.search(r"\b(comes|takes|draws|stands|fills|forms|invites)\b", said), said
 
 
 @pytest.mark.parametrize(
@@ -152,6 +197,12 @@ def test_rare_words_take_the_place_of_others_in_text_and_prompt(writer: Writer) 
             assert set(lost) <= {"wearing", "near"}, (each, prompt)
 
 
+def test_in_stories_no_word_takes_the_place_of_another(writer: Writer) -> None:
+    parsed = writer.parse(STORY)
+    assert parsed is not None
+    assert {varied(STORY, parsed, writer.lexicon, random.Random(seed)) for seed in range(20)} == {STORY}
+
+
 def test_what_takes_the_place_of_others_is_fit_to_be_learnt() -> None:
     nouns, adjectives = rare_words()
     assert len(nouns) > 10_000 and len(adjectives) > 5_000
@@ -167,6 +218,20 @@ def test_of_listed_words_only_names_of_one_thing_are_drawn() -> None:
     drawn = " ".join(row["text"].lower() for row in composed(lists, 200, random.Random(3)))
     assert "heron" in drawn and "stew" in drawn
     assert not re.search(r"avocets|per pot|julienne", drawn)
+
+
+def test_stories_are_of_plain_things_and_of_nobody_with_a_long_name() -> None:
+    lists = {
+        "occupations": ["hazardous materials removal worker", "falconer", "baker"],
+        "dogs": ["aidi", "beagle"],
+        "rooms": ["staff room"],
+        "objects": ["kettle"],
+    }
+    texts = [row["text"] for row in composed(lists, 300, random.Random(3))]
+    stories = " ".join(text for text in texts if "." in text).lower()
+    assert "baker" in stories and "beagle" in stories and "kettle" in stories
+    assert not re.search(r"hazardous|aidi|staff room", stories)
+    assert any("hazardous" in text for text in texts)  # of which phrases may be
 
 
 def test_a_whole_sentence_is_no_view_of_anything(writer: Writer) -> None:

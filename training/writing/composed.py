@@ -18,7 +18,7 @@ from training import rules
 from training.generator import with_articles
 from training.swap import COLORS
 from training.writing.openings import is_sentence
-from training.writing.phrases import Lexicon, Parsed, rare_words, token_at
+from training.writing.phrases import Lexicon, Parsed, is_common, rare_words, token_at
 
 Row = Mapping[str, Any]
 
@@ -97,7 +97,7 @@ _BEGINNINGS = (
     "Long ago there was {a_place} that was said to hide {thing}.",
     "Legend says that {thing} lies in {a_place}, and {who} set out to find it.",
     "{who} wakes up in {a_place} and remembers nothing.",
-    "{who} and {doer} travel through {a_place}.",
+    "{who} and {doer} walk through {a_place}.",
     "The story begins in {a_place}, where {who} works day and night.",
     "Every morning {who} walks to {a_place} and feeds {doer}.",
     "On a stormy night, {who} hears a noise in {a_place}.",
@@ -132,12 +132,13 @@ _ENDINGS = (
     "{name} never came back.",
 )
 _STORY_PLACES = (
-    "a hidden tomb", "an ancient maze", "a distant kingdom", "a ruined city", "a deep forest", "a floating island",
+    "a hidden tomb", "an ancient maze", "a distant kingdom", "a ruined city", "a deep forest", "a misty canyon",
     "a small village by the sea", "an abandoned space station", "a snowy mountain valley", "an old library",
-    "a desert temple", "a haunted castle", "a crowded market", "an underground lake", "a futuristic city",
-    "a wasteland", "a secret laboratory", "a foggy harbor", "a jungle", "a quiet farm", "a frozen sea",
+    "a desert temple", "a haunted castle", "a crowded market", "an underground cave", "a futuristic city",
+    "a wasteland", "a secret laboratory", "a foggy harbor", "a jungle", "a quiet garden", "a frozen valley",
 )  # fmt: skip
 STORY_SHARE = 0.25  # of composed texts
+_LONGEST_IN_STORY = 2  # words of a noun; "hazardous materials removal worker" is nobody in a story
 # Of the texts written about: such as have other nouns or adjectives, and of these, such as have any noun of English and
 # not one of the same kind.
 RENAMED_SHARE, ANY_NOUN_SHARE, ADJECTIVE_SHARE = 0.35, 0.4, 0.3
@@ -149,7 +150,7 @@ def composed(lists: Mapping[str, Sequence[str]], count: int, rng: random.Random)
     """Phrases and stories from word lists; none without lists."""
     composer = _Composer(lists, rng)
     for _ in range(count if composer.names else 0):
-        story = composer.doers and rng.random() < STORY_SHARE
+        story = composer.heroes and rng.random() < STORY_SHARE
         text = composer.story() if story else composer.phrase()
         yield {"text": text, "key": text, "source": "corpora", "licence": "CC0-1.0"}
 
@@ -167,6 +168,13 @@ class _Composer:
         }
         self.names = list(self._one)
         self.doers = [name for kind in _DOERS for name in LISTS[kind] if name in self._one]
+        words = Lexicon({})
+        self._plain = {
+            name: plain
+            for name, found in self._one.items()
+            if (plain := [word for word in found if _is_plain(word, words)])
+        }
+        self.heroes = [name for name in self.doers if name in self._plain]
 
     def phrase(self) -> str:
         """One to three things or names, somewhere or nowhere; some do something, some stand in order."""
@@ -194,18 +202,19 @@ class _Composer:
         rng = self._rng
         name = self._name() if rng.random() < 0.7 else rng.choice(_FIRST_NAMES)
         job = rng.choice(
-            self._one[rng.choice([each for each in self.doers if each in LISTS["person"]] or self.doers)]
+            self._plain[rng.choice([each for each in self.heroes if each in LISTS["person"]] or self.heroes)]
         )
+        things = [each for each in self._plain if each not in {*self.doers, *LISTS["room"]}] or self.heroes
         place, place2 = rng.sample(_STORY_PLACES, 2)
-        doer = self._thing(self.doers)
+        doer = self._thing(self.heroes, self._plain)
         slots = {
             "name": name.split()[0] if rng.random() < 0.5 else name,
             "who": rng.choice((name, f"{name}, a young {job.lower()},", f"a {job.lower()} named {name}")),
             "job": job.lower(),
             "doer": doer,
             "Doer": doer[:1].upper() + doer[1:],
-            "thing": self._thing(self.names),
-            "thing2": self._thing(self.names),
+            "thing": self._thing(things, self._plain),
+            "thing2": self._thing(things, self._plain),
             "a_place": place,
             "a_place2": place2,
         }
@@ -217,8 +226,8 @@ class _Composer:
         ]
         return with_articles(" ".join(rules.sentence(each.format(**slots)) for each in told))
 
-    def _thing(self, of: Sequence[str]) -> str:
-        noun = self._rng.choice(self._one[self._rng.choice(of)]).lower()
+    def _thing(self, of: Sequence[str], words: Mapping[str, Sequence[str]] | None = None) -> str:
+        noun = self._rng.choice((words or self._one)[self._rng.choice(of)]).lower()
         color = f"{self._rng.choice(COLORS)} " if self._rng.random() < 0.3 else ""
         return with_articles(f"a {color}{noun}")
 
@@ -226,9 +235,18 @@ class _Composer:
         return f"{self._rng.choice(_FIRST_NAMES)} {self._rng.choice(_LAST_NAMES)}"
 
 
+def _is_plain(noun: str, lexicon: Lexicon) -> bool:
+    """Whether a listed noun is one of a story: short, and of words that are common."""
+    words = noun.lower().split()
+    return len(words) <= _LONGEST_IN_STORY and all(
+        is_common(word, lexicon) and not word.endswith("s") for word in words
+    )
+
+
 def varied(given: str, parsed: Parsed, lexicon: Lexicon, rng: random.Random) -> str:
     """A text, often with rare words in place of its own, or with a word on how it is to be shown."""
-    text = _renamed(parsed, lexicon, rng) if rng.random() < RENAMED_SHARE else given
+    one = parsed.sentences == 1  # in a story the noun would stand elsewhere as it was
+    text = _renamed(parsed, lexicon, rng) if one and rng.random() < RENAMED_SHARE else given
     if parsed.lead or parsed.medium or parsed.camera or parsed.sentences > 1:
         return text
     draw = rng.random()

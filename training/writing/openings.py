@@ -53,12 +53,15 @@ _UNCOUNTED = (
 _OPPOSITES = opposites()
 _ADJECTIVE_SHARE, _ADJECTIVE_SHARE_SECOND = 0.85, (0.4, 0.7)
 _CLAUSE_SHARE, _CLAUSE_SHARE_ROOMY = 0.45, 0.75
-_NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose")
+_NO_CLAUSE_BEFORE = ("of", "and", ",", "or", "that", "who", "which", "whose", "named")
 _MOVING = (*DOERS, "vehicle", "train", "boat", "aircraft")
 _REWORDED_SHARE = 0.6
 # Tokens of a text that are said once more, and such as may follow its things.
 _LONGEST_RESTATED, _SHORT_REST = 11, 3
 _STOPS = (*ENDS, ",")
+# A text of more tokens ends its clause: no verb behind it would be felt to be its own.
+_LONGEST_WITHIN = 10
+_ENDS_CLAUSE = re.compile(r"\{text\}(?=[.,])")
 _SEEN, _SEEN_SHARE = ("seen", "shown", "pictured"), 0.6
 # Kinds of things of which there are many: they take an article. Of other kinds, the words that are COUNTED.
 _COUNTED_KINDS = (
@@ -76,14 +79,14 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
     openings = scenes()["openings"]
     scene.slots["text"] = text
     rng, parsed = scene.rng, scene.parsed
-    listed = _following(parsed) == "," and any(noun.start == parsed.nouns[0].end + 1 for noun in parsed.nouns)
-    several = not parsed.lead and (parsed.nouns[0].plural or _following(parsed) == "and" or listed)
     if parsed.sentences > 1:
         said = scene.say(rng.choice(openings["story"]) if form == "sentence" else "{text}.")
     elif form == "lead":
         said = scene.say(rng.choice(openings["lead"]))
     elif modality == "template":
-        said = scene.say(rng.choice(scenes()["layout"]["opening"]) if form == "phrase" else "{text}.")
+        said = scene.say(
+            rng.choice(_fitting(scenes()["layout"]["opening"], parsed)) if form == "phrase" else "{text}."
+        )
     else:
         frames = openings[form] if form == "sentence" or rng.random() < 0.75 else openings["clause"]
         barred = [
@@ -95,10 +98,26 @@ def opening(scene: Scene, modality: str, *, photographic: bool) -> str:
         frames = [frame for frame in frames if not any(word in frame.lower() for word in barred)]
         if parsed.lead:
             frames = [frame for frame in frames if not _SHOWN.search(frame)]  # "a picture of a photo of"
-        said = scene.say(rng.choice(frames), several=several)
+        said = scene.say(rng.choice(_fitting(frames, parsed)), several=_is_of_several(parsed))
     if parsed.medium:
         said = said.rstrip(".") + f", {parsed.medium}."
     return said
+
+
+def _fitting(frames: Sequence[str], parsed: Parsed) -> Sequence[str]:
+    """The frames that a text is not too long for."""
+    if len(parsed.tokens) <= _LONGEST_WITHIN:
+        return frames
+    return [frame for frame in frames if _ENDS_CLAUSE.search(frame)]
+
+
+def _is_of_several(parsed: Parsed) -> bool:
+    """Whether a phrase names several: "cats", "a doctor named Li, a cat and a fox"."""
+    subject = parsed.nouns[0]
+    end = parsed.nouns[1].end if _following(parsed) == "named" and len(parsed.nouns) > 1 else subject.end
+    behind = token_at(parsed.tokens, end)
+    listed = behind == "," and any(noun.start == end + 1 for noun in parsed.nouns)
+    return not parsed.lead and (subject.plural or behind == "and" or listed)
 
 
 def restated(parsed: Parsed) -> str:

@@ -90,6 +90,7 @@ OUTDOORS = _words("outdoors")
 DRAWN, DRAWN_VIEWS = _words("drawn"), _words("drawn_views")
 CLOSED = _words("closed")
 POSSESSIVES, NO_FIGURES, STORY_PLACES = _words("possessives"), _words("no_figures"), _words("story_places")
+TAKEN_ON, HUMAN_DEEDS = _words("taken_on"), _words("human_deeds")
 STILL = _words("still")
 _BEFORE_PARTICIPLE = _words("before_participle")
 PEOPLE = frozenset(("man", "woman", "boy", "girl", "person", "group"))
@@ -398,7 +399,7 @@ def _noun_at(
         and tokens[start - 2] in _GROUPS
     ):
         several = several or kind in DOERS  # "a couple of zebra"
-        start -= 3 if _is_article(tokens[start - 3]) else 2
+        start = _beginning(tokens, start - 2, free)[0]
     return Noun(start, modifiers, head, head + length, kind, plural or several)
 
 
@@ -483,11 +484,12 @@ def _unknown_at(tokens: tuple[str, ...], tags: Sequence[str], at: int, lexicon: 
     if token_at(tokens, end) in _GROUPS or token_at(tokens, end) in NO_THINGS:
         return None  # "a misty morning"
     last = tokens[end - 1].lower()
-    if token_at(tokens, end) == "and" and (english.get(last) == "JJ" or last in _COLORS):
-        return None  # "a black and white cat"
+    if token_at(tokens, end) in ("and", ",") and (english.get(last) == "JJ" or last in _COLORS):
+        return None  # "a black and white cat", "a sleek, pointed train"
     if end > at + 2 and is_participle(tokens[end - 1]) and token_at(tokens, end).isalpha():
         end -= 1  # "a female sitting in a bed"
-    several = end < len(tokens) and tags[end] == "NNS" and tags[end - 1] == "JJ"
+    unlisted = end < len(tokens) and lexicon.find(tokens, end) is None
+    several = unlisted and tags[end] == "NNS" and tags[end - 1] == "JJ"
     end += several  # "the scottish highlands"
     if (
         end == at + 1
@@ -509,7 +511,7 @@ def _name_at(tokens: tuple[str, ...], at: int, free: int, lexicon: Lexicon) -> N
     words = tokens[at:end]
     named = token_at(tokens, at - 1) == "named"
     common = len(words) == 1 and not named and is_common(words[0], lexicon)
-    if not words or words[-1].endswith(("'s", "’s")) or common:
+    if not words or words[-1].endswith(("'s", "’s", "-like", "-style", "-inspired")) or common:
         return None
     adjective = len(words) == 1 and english.get(words[0]) == "JJ" and token_at(tokens, end).isalpha()
     if adjective or (end < len(tokens) and lexicon.find(tokens, end) is not None):

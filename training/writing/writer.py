@@ -16,7 +16,7 @@ from enum import IntEnum
 from promptdial.command import word_count
 from training import rules
 from training.writing.frames import kinds, scenes
-from training.writing.gist import gist
+from training.writing.gist import gist, words_of_people
 from training.writing.openings import opening, restated
 from training.writing.phrases import (
     DOERS,
@@ -149,7 +149,8 @@ class Writer:
         if len(words) > 3 and sum(word[0].isupper() for word in words) > 0.6 * len(words):
             text = text.lower()
         parsed = parse(self._uncapitalized(text), self.lexicon)
-        if not parsed.nouns or len(parsed.lead) > _LONGEST_LEAD or "?" in parsed.tokens:
+        told = len(parsed.tokens) <= LONGEST_TOLD  # with its lead
+        if not parsed.nouns or (told and len(parsed.lead) > _LONGEST_LEAD) or "?" in parsed.tokens:
             return None
         return replace(
             parsed,
@@ -214,11 +215,17 @@ class Writer:
         return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
 
     def _gist(self, parsed: Parsed) -> Parsed | None:
-        """What a story is told by; None if the text is none, or names nobody."""
-        if parsed.sentences == 1 or len(parsed.tokens) <= LONGEST_TOLD:
+        """What a long text is told by; None if it is short, or names nobody and nothing."""
+        if len(parsed.tokens) <= LONGEST_TOLD or (found := self.parse(gist(parsed))) is None:
             return None
-        found = self.parse(gist(parsed))
-        return found and replace(found, medium=parsed.medium, camera=parsed.camera)
+        people = words_of_people(parsed)
+        nouns = tuple(
+            replace(noun, kind="person")
+            if noun.name and noun.kind == UNKNOWN and people.intersection(found.words(noun).split())
+            else noun
+            for noun in found.nouns
+        )
+        return replace(found, nouns=nouns, medium=parsed.medium, camera=parsed.camera)
 
     def altered(self, parsed: Parsed, rng: random.Random) -> Parsed | None:
         """The text about something else: one or all of its nouns become others of their kind, or a part is left."""
@@ -321,6 +328,7 @@ def _described(parsed: Parsed) -> list[Noun]:
         if heads.count(head) == 1
         and (noun.kind != UNKNOWN or noun.name or number == 0)
         and not (head in TIMES and token_at(parsed.tokens, noun.start - 1) in ("at", "during"))
+        and token_at(parsed.tokens, noun.start - 1) != "named"  # who that is was said
     ]
     return found or [parsed.nouns[0]]
 
