@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from promptdial.bundle import Bundle
 from promptdial.command import Command
 from promptdial.relevance import load_scorer
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, improve, measures, recipe, train
+from training import batches, improve, recipe, train
 from training.batches import Row
 from training.checkpoint import DETAILS
 from training.episodes import Episode, read_episodes
@@ -34,12 +33,10 @@ from training.sense import TASKS, Sense
 
 log = logging.getLogger(__name__)
 
-# An advantage is that of the sentence, with shares of the next sentence's, which it led to, and of the whole answer's,
-# and that of the input's words that the answer keeps: what is asked for is not to be left out as a risk.
-NEXT, WHOLE, KEPT = 0.3, 0.3, 1.0
-ON_TOPIC = (
-    0.8  # share of the commands that ask for at least middling relevance; only there things may be strange
-)
+# An advantage is that of the sentence, and shares of the next sentence's, which it led to, and of the whole answer's.
+NEXT, WHOLE = 0.3, 0.3
+# Of the commands, such as ask for at least middling relevance: in answers to the others nothing is strange.
+ON_TOPIC = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +48,6 @@ class Rollout:
     output: str
     ended: bool
     sentences: tuple[tuple[str, bool], ...]
-
-    @property
-    def kept(self) -> float:
-        """The share of the input's words that the answer has; 1 where the input has none that count."""
-        recall = measures.entity_recall(self.input, self.output)
-        return 1.0 if math.isnan(recall) else recall
 
 
 def run(args: argparse.Namespace) -> None:
@@ -164,11 +155,11 @@ def gained(groups: Sequence[Sequence[Rollout]], tokenizer: PromptTokenizer) -> l
         together = [reward for each in rewards for reward in each]
         if len(set(together)) < 2:
             continue
-        mean, mean_kept = float(np.mean(together)), float(np.mean([rollout.kept for rollout in group]))
+        mean = float(np.mean(together))
         for rollout, own in zip(group, rewards, strict=True):
             if not own or not rollout.ended:
                 continue
-            whole = WHOLE * (float(np.mean(own)) - mean) + KEPT * (rollout.kept - mean_kept)
+            whole = WHOLE * (float(np.mean(own)) - mean)
             ahead = [*(NEXT * (reward - mean) for reward in own[1:]), 0.0]
             advantages = [reward - mean + after + whole for reward, after in zip(own, ahead, strict=True)]
             ids, places = tokenizer.encode_with_places(rollout.output)
