@@ -19,6 +19,7 @@ from tests import open_data
 from tests.tiny import scorer_folder
 from training import improve, refine, replay, train
 from training.__main__ import main
+from training.batches import Row
 from training.checkpoint import load_model
 from training.episodes import Episode, read_file
 from training.errors import TrainingError
@@ -207,7 +208,7 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
 
 def refining(work: Path, out: Path) -> list[str]:
     return ["refine", str(work / "run" / "final"), "--episodes", str(work / "episodes"), "--out", str(out),
-            "--recipe", str(work / "test.toml"), "--rollouts", "12", "--n", "2", "--save-every", "1",
+            "--recipe", str(work / "test.toml"), "--rollouts", "12", "--n", "2", "--save-every", "9",
             "--scorer", str(scorer_folder()), "--threads", "1"]  # fmt: skip
 
 
@@ -236,11 +237,18 @@ def test_refining_is_reported_and_goes_on_after_a_kill(
     monkeypatch.setattr(train, "run", killed)
     out = tmp_path / "refined"
     assert main(refining(work, out)) == 130
-    made = (out / "rollouts.jsonl").read_bytes()
-    assert len(made.splitlines()) == 12
-    monkeypatch.setattr(train, "run", real)
+    made = (out / "rollouts.jsonl").stat().st_mtime_ns
+    trained: list[tuple[float, ...]] = []
+
+    def traced(args: argparse.Namespace, judged: list[Row]) -> None:
+        trained.extend(tuple(row.gains or ()) for row in judged)
+        real(args, judged)
+
+    monkeypatch.setattr(train, "run", traced)
     assert main(refining(work, out)) == 0
-    assert (out / "rollouts.jsonl").read_bytes() == made
+    assert (out / "rollouts.jsonl").stat().st_mtime_ns == made
+    assert {gain > 0 for gains in trained for gain in gains} == {True, False}
+    assert main([*refining(work, out), "--seed", "1"]) == 1  # other commands
     report = json.loads((out / "report.json").read_text())
     assert report["rollouts"] == 24
     assert report["learnt_from"] > 0

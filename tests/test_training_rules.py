@@ -137,6 +137,31 @@ def test_the_loss_is_the_mean_over_output_tokens_as_transformers_computes_it() -
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
 
 
+def test_a_tokens_gain_is_that_of_its_own_term_and_others_have_one() -> None:
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=TOKENIZER.vocabulary, n_positions=128, n_embd=32, n_layer=2, n_head=2)
+    ).eval()
+    command, output = Command("expand", "image", 0.5, 9), [91, 92, 93, TOKENIZER.end_id]
+    judged, plain = Row(command, [80, 81], output, [0.0, 0.0, 2.0, 0.0]), Row(command, [82], output)
+    batch = BatchDataset([judged, plain], TOKENIZER, 512, 0.0, 0)[0]
+    terms = []
+    for row in (judged, plain):
+        ids = torch.tensor([[*TOKENIZER.frame(command, row.input), *output]])
+        chances = model(input_ids=ids).logits.log_softmax(-1)[0, -len(output) - 1 : -1]
+        terms.append(-chances.gather(1, torch.tensor(output)[:, None])[:, 0])
+    expected = (2 * terms[0][2] + terms[1].sum()) / 8
+    assert float(batches.output_loss(model, batch).detach()) == pytest.approx(
+        float(expected.detach()), rel=1e-4
+    )
+
+
+def test_what_has_gains_keeps_its_command() -> None:
+    row = Row(Command("expand", "image", 0.5, 9), [80], [90, TOKENIZER.end_id], [1.0, 1.0])
+    data = BatchDataset([row] * 50, TOKENIZER, 100_000, 0.9, 0)
+    prompt = torch.tensor(TOKENIZER.frame(row.command, row.input))
+    assert all((ids[: len(prompt)] == prompt).all() for ids in data[0]["input_ids"])
+
+
 @pytest.mark.parametrize("name", ["small", "base"])
 def test_a_recipe_has_the_size_it_is_named_for(name: str) -> None:
     model = recipe.load(name).model

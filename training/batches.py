@@ -112,7 +112,9 @@ class BatchDataset(Dataset[dict[str, torch.Tensor]]):
         labels = torch.full((len(rows), longest), IGNORED)
         gains = torch.ones((len(rows), longest))
         for number, row in enumerate(rows):
-            prompt = self._tokenizer.frame(self._with_gaps(row.command, rng), row.input)
+            # What has gains answers just this command.
+            command = row.command if row.gains is not None else self._with_gaps(row.command, rng)
+            prompt = self._tokenizer.frame(command, row.input)
             ids = torch.tensor([*prompt, *row.output])
             input_ids[number, : len(ids)] = ids
             labels[number, len(prompt) : len(ids)] = ids[len(prompt) :]

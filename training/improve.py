@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> None:
         folder = args.out / f"round-{number}"
         folder.mkdir(exist_ok=True)
         bundle = exported(current, folder / "bundle", args.scorer)
-        before = judged(folder / "before.json", bundle, held_out, scorer, args)
+        before = figures(folder / "before.json", bundle, held_out, scorer, args)
         rollouts, counts = _rollouts(folder, bundle, rows, scorer, args, number)
         buffer = _buffered(args.out / "replay.parquet", rollouts, bundle, args.per_cell)
         current = _trained(folder, current, buffer, args)
         after_bundle = exported(current, folder / "after", args.scorer)
-        after = judged(folder / "after.json", after_bundle, held_out, scorer, args)
+        after = figures(folder / "after.json", after_bundle, held_out, scorer, args)
         reports.append({"round": number, **counts, "buffer": len(buffer), "before": before, "after": after})
         (args.out / "report.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
         log.info("round %d: %s -> %s", number, before, after)
@@ -227,7 +227,7 @@ def _trained(folder: Path, start: Path, buffer: Sequence[Episode], args: argpars
     return final
 
 
-def judged(
+def figures(
     path: Path,
     bundle: Bundle,
     held_out: Sequence[Episode],
@@ -253,7 +253,7 @@ def judged(
         cell = bundle.support.cell("expand", row.words)
         asked.append((Command("expand", row.modality, cell.p95 if cell else None, row.words), row.input))
     texts = [candidates[0][0] for candidates in generate(bundle, asked, args.threads, args.seed, 1)]
-    figures = {
+    found = {
         "relevance": _mean(scorer.score([text for _, text in asked], texts)),
         "relevance_reference": _mean(
             scorer.score([row.input for row in chosen], [row.output for row in chosen])
@@ -274,10 +274,10 @@ def judged(
         ),
     }
     if sense is not None:
-        found = [sense.sentences(row.input, text) for row, text in zip(chosen, texts, strict=True)]
-        figures["without_fault"] = _mean([not any(faults for _, faults in each) for each in found])
-    path.write_text(json.dumps(figures), encoding="utf-8")
-    return figures
+        told = [sense.sentences(row.input, text) for row, text in zip(chosen, texts, strict=True)]
+        found["without_fault"] = _mean([not any(faults for _, faults in each) for each in told])
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 def _within_budget(texts: Sequence[str], budget: int = 1500) -> list[list[str]]:

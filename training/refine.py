@@ -15,7 +15,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 
 # An advantage is that of the sentence, and shares of the next sentence's, which it led to, and of the whole answer's.
 NEXT, WHOLE = 0.3, 0.3
-# Of the commands, such as ask for at least middling relevance: in answers to the others nothing is strange.
-ON_TOPIC = 0.8
+# Of the commands, such as leave relevance out; of the others, such as ask for at least middling relevance. Where less
+# is asked for, nothing is strange.
+FREE, ON_TOPIC = 0.1, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     fitting = batches.fitting(rows, bundle.tokenizer(), recipe.load(args.recipe).data)
     learnt = [episode for episode, _ in fitting]
     sense = Sense.of(learnt)
-    before = improve.judged(args.out / "before.json", bundle, held_out, scorer, args, sense)
+    before = improve.figures(args.out / "before.json", bundle, held_out, scorer, args, sense)
     judged = gained(_rollouts(args.out / "rollouts.jsonl", bundle, learnt, sense, args), bundle.tokenizer())
     if not judged:
         raise TrainingError(
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if not (final / DETAILS).is_file():
         train.run(_training(args, judged), judged)
     after_bundle = improve.exported(final, args.out / "after", args.scorer)
-    after = improve.judged(args.out / "after.json", after_bundle, held_out, scorer, args, sense)
+    after = improve.figures(args.out / "after.json", after_bundle, held_out, scorer, args, sense)
     report = {
         "rollouts": args.rollouts * args.n,
         "learnt_from": len(judged),
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _training(args: argparse.Namespace, judged: Sequence[Row]) -> argparse.Namespace:
-    """A run that sees each judged row once, and as many of the episodes."""
+    """A run that sees about as many tokens as the judged rows and as many of the episodes have."""
     batch_tokens = recipe.load(args.recipe).optimizer.batch_tokens
     steps = max(1, round(2 * sum(row.length for row in judged) / batch_tokens))
     return argparse.Namespace(
@@ -102,9 +103,10 @@ def commands(
         low, high = bundle.support.length_range(row.task) or (1, row.words)
         length = round(np.exp(rng.uniform(np.log(max(low, 1)), np.log(high))))
         cell = bundle.support.cell(row.task, length)
-        on_topic = cell is None or rng.random() < ON_TOPIC
+        free = cell is None or rng.random() < FREE
+        on_topic = free or rng.random() < ON_TOPIC
         relevance = None
-        if cell is not None and rng.random() >= 0.1:
+        if cell is not None and not free:
             limits = (cell.p50, min(1.0, cell.p95 + 0.05)) if on_topic else (cell.p05, cell.p50)
             relevance = rng.uniform(*limits)
         yield Command(row.task, row.modality, relevance, length), row, on_topic
@@ -115,17 +117,19 @@ def _rollouts(
 ) -> list[list[Rollout]]:
     """The answers to each command, kept on disk."""
     asked = list(commands(rows, bundle, args.rollouts, random.Random(args.seed)))
+    wanted = [[bundle.version, args.n, row.input, *asdict(command).values()] for command, row, _ in asked]
     if path.is_file():
-        answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if len(answers) != len(asked):
-            raise TrainingError(
-                f"{path} answers {len(answers)} commands, not {len(asked)}: give another --out"
-            )
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if [line["asked"] for line in lines] != wanted:
+            raise TrainingError(f"{path} is of other commands, inputs or weights: give another --out")
+        answers = [line["answers"] for line in lines]
     else:
         prompts = [(command, row.input) for command, row, _ in asked]
         answers = improve.generate(bundle, prompts, args.threads, args.seed, args.n)
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in answers), encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            for line, texts in zip(wanted, answers, strict=True):
+                file.write(json.dumps({"asked": line, "answers": texts}) + "\n")
         partial.replace(path)
     found = [
         [

@@ -45,7 +45,7 @@ class Sense:
     """What rows hold: the words that may follow each word, and the words that they bring in of themselves."""
 
     followers: Mapping[str, Collection[str]]
-    brought: Collection[str]
+    brought: frozenset[str]
 
     @classmethod
     def of(cls, episodes: Iterable[Episode]) -> Sense:
@@ -63,14 +63,14 @@ class Sense:
             rows.update(words)
             if measures.entity_recall(episode.input, episode.output) >= RECALL:
                 brought.update(words - own)
-        kept = {
+        kept = (
             word for word, count in brought.items() if count >= max(BROUGHT_ROWS, BROUGHT_SHARE * rows[word])
-        }
-        return cls(followers, kept)
+        )
+        return cls(followers, frozenset(kept))
 
     def sentences(self, input: str, output: str, *, on_topic: bool = True) -> list[tuple[str, Faults]]:
         """The sentences of an output with the faults of each; unless it is to be ``on_topic``, no thing is strange."""
-        own, beside = _own(input), set(pairwise(_items(input)))
+        own, beside = _own(input), set(pairwise(map(_singular, _items(input))))
         return [
             (sentence, self._faults(own, beside, _items(sentence), on_topic=on_topic))
             for sentence in rules.sentences(output)
@@ -80,7 +80,9 @@ class Sense:
         self, own: Collection[str], beside: Collection[tuple[str, str]], found: list[str], *, on_topic: bool
     ) -> Faults:
         pairs = sum(not self._known(own, beside, *pair) for pair in pairwise(found))
-        strangers = {word for word in found if word.isalpha() and word not in own} - set(self.brought)
+        strangers = {
+            word for word in found if word.isalpha() and word not in own and word not in self.brought
+        }
         echoes = sum(
             word in own and word in found[place + 1 : place + 1 + NEAR] for place, word in enumerate(found)
         )
@@ -92,7 +94,7 @@ class Sense:
         if after in self.followers.get(word, ()):
             return True
         if word in own and after in own:
-            return (word, after) in beside
+            return (_singular(word), _singular(after)) in beside
         if word in own:
             return after in self.followers.get(OWN, ())
         return after in own and OWN in self.followers.get(word, ())
@@ -107,6 +109,10 @@ def _item(item: str) -> str:
     if item[0].isalpha():
         return item.lower()
     return START if item in ".!?" else item if item in ",;:-–—'’" else '"'
+
+
+def _singular(word: str) -> str:
+    return word.removesuffix("s")
 
 
 def _own(text: str) -> set[str]:

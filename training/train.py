@@ -60,9 +60,8 @@ NOTES = """
 Episodes are `real` (input and output as found), `derived` (one side made from the other by rule; also rows in which a
 thing or colour was replaced by its like on both sides), `generated` (both composed by rule from word lists),
 `distilled` (outputs by a language model) or `rollout` (outputs by an earlier checkpoint of this model). Every row is
-labelled in hindsight with the relevance and length that it has, but for rollouts of `refine`, which are judged sentence
-by sentence. Sources that only the weights it started from were
-trained on come last in the list.
+labelled in hindsight with the relevance and length that it has. Answers that `refine` judged sentence by sentence are
+no episodes; `judged` counts them. Sources that only the weights it started from were trained on come last in the list.
 """
 
 
@@ -97,7 +96,7 @@ def run(args: argparse.Namespace, judged: Sequence[batches.Row] = ()) -> None:
     details["words"] = " ".join(sorted(known_words(given, args.init)))
     details["training"]["processes"] = arguments.world_size
     if judged:
-        details["training"]["episodes"][replay.ORIGIN] = len(judged)
+        details["training"]["judged"] = len(judged)  # and as many of the episodes
     probe = _probe(held_out, tokenizer, scorer, chosen.sampling) if args.probe_every else None
     batch_tokens = chosen.optimizer.batch_tokens // (arguments.world_size * args.accumulate)
     data = batches.BatchDataset(rows, tokenizer, batch_tokens, chosen.data.any_share, args.seed)

@@ -52,7 +52,7 @@ def gist(parsed: Parsed) -> str:
         start, end = _start(parsed, noun, before.end if before else 0), _end(parsed, noun, behind)
         words, heads = " ".join(tokens[start:end]), _heads(parsed, noun)
         if _is_paired(parsed, noun, before):
-            words = f"{'the' if tokens[start - 3] == 'the' else 'a'} {words}"
+            words = f"{'the' if token_at(tokens, start - 3) == 'the' else 'a'} {words}"
         if heads & (told | NO_FIGURES) or _is_doubtful(parsed, noun, before):
             continue
         if not figures and token_at(tokens, start) in POSSESSIVES:
