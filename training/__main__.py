@@ -259,20 +259,13 @@ def _train(args: argparse.Namespace) -> None:
 
 def _add_improve(commands: Commands) -> None:
     parser = commands.add_parser("improve", help="checkpoint -> rollouts -> better checkpoint")
-    parser.add_argument("start", type=Path, help="checkpoint, or bundle with its checkpoint, to start from")
-    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
-    parser.add_argument("--out", type=Path, required=True, help="folder; rounds found there are gone on with")
-    parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
+    _add_rollouts(parser, 5000, "commands a round")
     parser.add_argument("--rounds", type=_positive, default=1, help="default %(default)s")
-    parser.add_argument(
-        "--rollouts", type=_positive, default=5000, help="commands a round; default %(default)s"
-    )
     parser.add_argument(
         "--inputs",
         type=Path,
         help="more inputs to answer: JSON lines of input, kind and modality; default none",
     )
-    parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
     parser.add_argument(
         "--per-cell", type=_positive, default=40, help="rollouts kept of each command; default %(default)s"
     )
@@ -281,13 +274,6 @@ def _add_improve(commands: Commands) -> None:
     )
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--save-every", type=_positive, default=250, help="steps; default %(default)s")
-    parser.add_argument(
-        "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s"
-    )
-    parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=_improve)
 
 
@@ -295,14 +281,20 @@ def _add_refine(commands: Commands) -> None:
     parser = commands.add_parser(
         "refine", help="checkpoint -> own answers, sentence by sentence -> better one"
     )
-    parser.add_argument("start", type=Path, help="checkpoint, or bundle with its checkpoint, to start from")
-    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
-    parser.add_argument("--out", type=Path, required=True, help="folder; a run found there is gone on with")
-    parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
-    parser.add_argument("--rollouts", type=_positive, default=3000, help="commands; default %(default)s")
-    parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
+    _add_rollouts(parser, 3000, "commands")
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="default %(default)s")
     parser.add_argument("--save-every", type=_positive, default=100, help="steps; default %(default)s")
+    parser.set_defaults(run=_refine)
+
+
+def _add_rollouts(parser: argparse.ArgumentParser, count: int, unit: str) -> None:
+    """What commands take that have a checkpoint answer, and train it on that."""
+    parser.add_argument("start", type=Path, help="checkpoint, or bundle with its checkpoint, to start from")
+    parser.add_argument("--episodes", type=Path, default=Path("runs/episodes"), help="default %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder; what is found there is gone on with")
+    parser.add_argument("--recipe", default="small", help="of the training; default %(default)s")
+    parser.add_argument("--rollouts", type=_positive, default=count, help=f"{unit}; default %(default)s")
+    parser.add_argument("--n", type=_positive, default=4, help="answers to each command; default %(default)s")
     parser.add_argument(
         "--scorer", type=Path, help="folder with scorer.onnx; default the bundle in the repository"
     )
@@ -310,7 +302,6 @@ def _add_refine(commands: Commands) -> None:
         "--threads", type=_positive, default=2, help="of engine and scorer; default %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=_refine)
 
 
 def _refine(args: argparse.Namespace) -> None:
