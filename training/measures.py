@@ -21,11 +21,12 @@ Grams = tuple[Counter[tuple[str, ...]], ...]  # by order, from 1
 
 def copy_rate(input: str, output: str) -> float:
     """Longest run of input words in the output, divided by the output's words."""
-    asked, given = words(input), words(output)
-    if not given:
-        return 0.0
-    longest = SequenceMatcher(None, asked, given, autojunk=False).find_longest_match()
-    return longest.size / len(given)
+    return longest_run(input, output) / max(1, len(words(output)))
+
+
+def longest_run(input: str, output: str) -> int:
+    """Words of the longest run of input words in the output."""
+    return SequenceMatcher(None, words(input), words(output), autojunk=False).find_longest_match().size
 
 
 def distinct_2(texts: Sequence[Sequence[str]]) -> float:

@@ -30,6 +30,8 @@ LONGEST_INPUT = 140  # words of a text that is written about
 LONG_INPUT, LONG_INPUT_TIMES = 16, 3
 # Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.3, 0.35, 50
+# Of tasks whose inputs list many things or say what for: a prompt is near to such an input, whatever it says.
+ALTERED_SHARES = {"tags": 0.45, "brief": 0.45}
 # Of these: such as are about another text altogether; the rest are about the same text with other things, or about a
 # part of it. None goes over to another text on its way: a model that had seen such went over whatever it was asked for.
 OTHER_SHARE = 0.3
@@ -37,7 +39,9 @@ _MOST_OF_ONE = 20  # rows about one text
 _CHUNK = 100  # texts that a process takes at once
 COMPOSED = 3  # texts of the data for each composed one
 _MODALITIES = ("image",) * 6 + ("video",) * 2 + ("template",) * 2
-_TASKS = ("expand",) * 10 + ("tags",) * 3 + ("suggest",) * 3 + ("brief",) * 2 + ("style",) * 3 + ("compress",)
+_TASKS = (
+    ("expand",) * 10 + ("tags",) * 3 + ("suggest",) * 3 + ("brief",) * 2 + ("style",) * 3 + ("compress",) * 2
+)
 # What people put behind a prompt out of habit.
 HABITS = (
     "highly detailed", "4k", "8k", "hd", "sharp focus", "masterpiece", "best quality", "cinematic lighting", "hdr",
@@ -141,7 +145,8 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.R
         parsed.sentences > 1 and task != "compress" and len(parsed.tokens) <= LONGEST_TOLD
     ):  # told as they stand
         length = max(length, word_count(text) + 8)
-    if task != "compress" and rng.random() < (ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE):
+    share = ALTERED_SHARES.get(task, ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE)
+    if rng.random() < share:
         parsed = _altered(writer, parsed, other, rng)
     prompt = rules.clean(writer.prompt(parsed, length, modality, rng, style, what))
     if task == "compress":

@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum
+from functools import partial
 
 from promptdial.command import word_count
 from training import rules
+from training.measures import longest_run
 from training.writing.frames import kinds, scenes
 from training.writing.gist import gist, words_of_people
 from training.writing.openings import opening, restated
@@ -74,8 +76,9 @@ _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECAS
 _PHOTOGRAPHIC = ("texture", "quality")
 _IN_PLACE = re.compile(r"\b(?:in|within|into) \{place\}")
 _SET_OFF = re.compile(r"\b(?:background|backdrop)\b")  # a plain one, which no place is
-# Drawn at most, if they are too long or say what the text rules out; it may do so itself.
-_OPENINGS = 5
+# Drawn at most, if they are too long or say what the text rules out; it may do so itself. Where there is room, one of so
+# many that fit is chosen.
+_OPENINGS, _CHOICES = 6, 2
 
 
 class Place(IntEnum):
@@ -183,10 +186,7 @@ class Writer:
             told, rng, colored=_COLORLESS.search(shown) is None, roomy=words >= ROOMY, focus=rng.random()
         )
         scene.slots["kind"] = layout
-        for _ in range(_OPENINGS):
-            said = [opening(scene, modality, photographic=not drawn)]
-            if scene.fits(said[0]) and word_count(said[0]) <= max(words + 1, len(told.tokens)):
-                break
+        said = [self._opening(scene, modality, max(words + 1, len(told.tokens)), photographic=not drawn)]
         if style is not None and (words < 30 or rng.random() < 0.5):
             said[0] = said[0].rstrip(".") + rng.choice(
                 (f", {style}.", f", in {style} style.", f", {style} style.")
@@ -213,6 +213,18 @@ class Writer:
             named = {token.lower() for token in told.tokens}
             chosen = [(place, _of_clip(sentence, named)) for place, sentence in chosen]
         return " ".join([*said, *(text for _, text in sorted(chosen, key=lambda item: item[0]))])
+
+    @staticmethod
+    def _opening(scene: Scene, modality: str, longest: int, *, photographic: bool) -> str:
+        """Of a few that fit, where there is room, the one that repeats least of the text's own wording."""
+        fitting: list[str] = []
+        for _ in range(_OPENINGS):
+            drawn = opening(scene, modality, photographic=photographic)
+            if scene.fits(drawn) and word_count(drawn) <= longest:
+                fitting.append(drawn)
+            if len(fitting) == (_CHOICES if scene.roomy else 1):
+                break
+        return min(fitting or [drawn], key=partial(longest_run, scene.parsed.text))
 
     def _gist(self, parsed: Parsed) -> Parsed | None:
         """What a long text is told by; None if it is short, or names nobody and nothing."""
