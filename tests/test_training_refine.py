@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 
+from promptdial.bundle import load_bundle
 from promptdial.command import Command
+from promptdial.relevance import default_bundle
 from promptdial.tokenizer import PromptTokenizer
 from training import refine
 from training.episodes import Episode
+from training.errors import TrainingError
 from training.refine import Rollout
 from training.sense import Faults, Sense
 
@@ -85,3 +91,37 @@ def test_tokens_gain_by_how_their_sentence_compares_with_the_others_answers_to_t
 
 def test_of_answers_that_are_all_alike_there_is_nothing_to_learn() -> None:
     assert refine.gained([[rollout((GOOD, False)), rollout((GOOD, False))]], TOKENIZER) == []
+
+
+def test_commands_ask_for_what_the_bundle_supports_and_tell_what_is_to_be_on_topic() -> None:
+    bundle = load_bundle(default_bundle(), verify=False)
+    rows = [
+        row(f"a fox and {number} herons", "A fox.", task)
+        for number in range(20)
+        for task in ("expand", "style")
+    ]
+    rows += [replace(row("a barge", "A yacht."), method="mismatched"), row("fox, heron", "A fox.", "tags")]
+    asked = list(refine.commands(rows, bundle, 400, random.Random(0)))
+    assert {chosen.input for _, chosen, _ in asked} <= {each.input for each in rows[:40]}
+    for command, chosen, on_topic in asked:
+        assert (command.task, command.modality) == (chosen.task, chosen.modality)
+        assert command.length is not None
+        cell = bundle.support.cell(command.task, command.length)
+        assert cell is not None
+        if command.relevance is None:
+            assert on_topic  # where nothing is said of relevance, nothing else is to be written about
+        elif on_topic:
+            assert cell.p50 <= command.relevance <= cell.p95 + 0.05
+        else:
+            assert cell.p05 <= command.relevance <= cell.p50
+    free, strays = (
+        sum(chosen) for chosen in zip(*((c.relevance is None, not t) for c, _, t in asked), strict=True)
+    )
+    assert 20 < free < 65
+    assert 40 < strays < 110
+
+
+def test_without_rows_that_are_answered_in_sentences_there_is_nothing_to_ask() -> None:
+    bundle = load_bundle(default_bundle(), verify=False)
+    with pytest.raises(TrainingError, match="hold no rows of expand, brief, style, suggest"):
+        list(refine.commands([row("fox, heron", "A fox.", "tags")], bundle, 1, random.Random(0)))

@@ -257,6 +257,25 @@ def test_with_room_what_is_told_is_not_copied_in_one_run(writer: Writer) -> None
     assert not [each for each in brief if re.search(r"are (seen|shown|pictured) clearing", each)]
 
 
+def test_behind_what_a_long_text_says_the_first_sentence_ends_or_pauses(writer: Writer) -> None:
+    def behind(text: str) -> set[str]:
+        """What follows the last word of a text in first sentences about it."""
+        parsed = writer.parse(text)
+        assert parsed is not None
+        prompts = [writer.prompt(parsed, 60, "image", random.Random(seed), None, "") for seed in range(200)]
+        found = [
+            re.search(rf"\b{text.rsplit(maxsplit=1)[-1]}\b(.)", rules.sentences(prompt)[0])
+            for prompt in prompts
+        ]
+        return {match.group(1) for match in found if match}
+
+    assert behind("a woman in a green coat with a basket of red apples beside an old stone church") == {
+        ".",
+        ",",
+    }
+    assert behind("a fox and a heron") == {".", ",", " "}
+
+
 def test_settings_are_noun_phrases_of_one_number() -> None:
     everywhere = settings()
     for kind in kinds():

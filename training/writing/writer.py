@@ -76,8 +76,8 @@ _COLORLESS = re.compile(r"black and white|\b(?:sketch|line art)\b", re.IGNORECAS
 _PHOTOGRAPHIC = ("texture", "quality")
 _IN_PLACE = re.compile(r"\b(?:in|within|into) \{place\}")
 _SET_OFF = re.compile(r"\b(?:background|backdrop)\b")  # a plain one, which no place is
-# Drawn at most, if they are too long or say what the text rules out; it may do so itself. Where there is room, one of so
-# many that fit is chosen.
+# Drawn at most, if they are too long or say what the text rules out; it may do so itself. Where there is room, one of
+# so many that fit is chosen.
 _OPENINGS, _CHOICES = 6, 2
 
 
