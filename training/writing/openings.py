@@ -138,7 +138,9 @@ def restated(parsed: Parsed) -> str:
     for index in range(subject.start, end):
         token, noun = tokens[index], starts.get(index)
         definite = token.lower() in ("a", "an")
-        if definite and token_at(tokens, index + 1) in _QUANTITIES:
+        if definite and (
+            token_at(tokens, index + 1) in _QUANTITIES or token_at(tokens, index - 1) == "without"
+        ):
             words.append("a")
         elif definite or (noun is not None and _lacks_article(parsed, noun)):
             words.append("the")
@@ -260,7 +262,7 @@ _SHOWN = re.compile(
 
 
 def _missing_article(parsed: Parsed, number: int) -> str:
-    """The article that a noun lacks, as in a headline; nothing where it may stand without one."""
+    """The article that a noun lacks, as in a headline; nothing where it may stand without one: "floor to ceiling"."""
     noun = parsed.nouns[number]
     word = parsed.tokens[noun.end - 1].lower()
     if noun.plural or noun.name or noun.start != noun.modifiers or word in UNCOUNTED:
@@ -278,7 +280,12 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         or (word in TIMES and before in ("at", "during"))
         or _names_several(parsed, noun)
         or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
-        or (word in GAMES and before in _PLAYED)
+        or (word in GAMES and (before in _PLAYED or token_at(parsed.tokens, noun.start - 2) == "game"))
+        or (before == "to" and any(other.end == noun.start - 1 for other in parsed.nouns))
+        or (
+            token_at(parsed.tokens, noun.end) == "to"
+            and any(other.start == noun.end + 1 for other in parsed.nouns)
+        )
         or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
     ):
         return ""
@@ -348,7 +355,11 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     ):
         insert[subject.end] = rng.choice(frames.stand).split("|")[subject.plural]
         sentence = True
-    parts = following in _NO_CLAUSE_BEFORE or following in NO_THINGS  # "shoes product shot"
+    parts = (
+        following in _NO_CLAUSE_BEFORE
+        or following in NO_THINGS  # "shoes product shot"
+        or (subject.name and following == "from")
+    )
     if not parts and not sentence and frames.clauses and rng.random() < share:
         insert[subject.end] = _clause(scene, subject)
     return insert, sentence

@@ -347,7 +347,7 @@ def _noun_at(
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
     if (
-        match is None or at == free > 0 or _is_paired_color(tokens, at)
+        match is None or at == free > 0 or _is_paired_color(tokens, at) or _is_shape(tokens, at, lexicon)
     ):  # directly behind another: "a ball rolls"
         return None
     head, (length, kind, plural) = at, match
@@ -401,6 +401,16 @@ def _noun_at(
         several = several or kind in DOERS  # "a couple of zebra"
         start = _beginning(tokens, start - 2, free)[0]
     return Noun(start, modifiers, head, head + length, kind, plural or several)
+
+
+def _is_shape(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> bool:
+    """Whether "square" is no place: "a square white plate"."""
+    return (
+        token_at(tokens, at) == "square"
+        and at + 2 < len(tokens)
+        and _is_adjective(tokens, at + 1, at)
+        and lexicon.find(tokens, at + 2) is not None
+    )
 
 
 def _behind_unknown(

@@ -76,7 +76,7 @@ class Scene:
                 )
                 its, them = _PRONOUNS[said]
             slots = {**slots, "h": self.the(noun, self._name(noun)), "its": its, "them": them}
-            if not noun.plural and self.rng.random() < _POSSESSIVE_SHARE:
+            if not noun.plural and " of " not in slots["h"] and self.rng.random() < _POSSESSIVE_SHARE:
                 frame = _POSSESSED.sub(r"{h}'s \1", frame)
         if several is None:
             several = noun is not None and noun.plural
@@ -116,8 +116,12 @@ def new_scene(
     colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
     moods = rng.sample(rng.choice(_fitting_moods(parsed.nouns[0].kind, words)).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
-    slots["light"] = rng.choice(everything["light"][light]["names"])
-    return Scene(parsed, rng, light, roomy, focus, slots, setting, named, unfit(words))
+    barred = unfit(words if colored else words | {"monochrome"})
+    names = everything["light"][light]["names"]
+    slots["light"] = rng.choice(
+        [name for name in names if barred is None or not barred.search(name)] or names
+    )
+    return Scene(parsed, rng, light, roomy, focus, slots, setting, named, barred)
 
 
 def _fitting_moods(kind: str, words: set[str]) -> list[str]:

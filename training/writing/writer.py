@@ -330,14 +330,14 @@ def _of_clip(sentence: str, named: set[str]) -> str:
 
 
 def _described(parsed: Parsed) -> list[Noun]:
-    """The nouns that more is said about: the first, and of the others those that are listed or names. None of them is
-    there twice or a time of day.
+    """The nouns that more is said about: the first, and of the others those that are listed or names, aren't there
+    twice and are no time of day.
     """
     heads = [parsed.noun(noun).lower() for noun in parsed.nouns]
     found = [
         noun
         for number, (noun, head) in enumerate(zip(parsed.nouns, heads, strict=True))
-        if heads.count(head) == 1
+        if (heads.count(head) == 1 or number == 0)
         and (noun.kind != UNKNOWN or noun.name or number == 0)
         and not (head in TIMES and token_at(parsed.tokens, noun.start - 1) in ("at", "during"))
         and token_at(parsed.tokens, noun.start - 1) != "named"  # who that is was said
