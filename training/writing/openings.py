@@ -245,7 +245,8 @@ _SEVERAL = re.compile(r"(?<![su])s$")
 # Relative pronouns and prepositions: "on Mars".
 _NO_VERB_BEHIND = {"that", "who", "which", "as"} | (BEFORE_ARTICLE - {"and", "is", "are", "has", "wearing"})
 # Behind "in" and "on", where nothing stands: "lights on a nice day".
-_NO_STANDS = {"day", "night", "morning", "evening", "afternoon", "shape", "form", "style", "color", "colour"}
+_NO_STANDS = {"day", "night", "morning", "evening", "afternoon", "shape", "form", "style", "color", "colour", "leash",
+              "lead", "chain", "rope"}  # fmt: skip
 _PARTS = ("front", "back", "side", "top", "bottom", "middle", "left", "right")
 _QUANTITIES = ("lot", "number", "couple", "bunch", "variety", "few")
 _PLAYED = ("play", "plays", "playing", "played")
@@ -280,7 +281,7 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         or (word in TIMES and before in ("at", "during"))
         or _names_several(parsed, noun)
         or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
-        or (word in GAMES and (before in _PLAYED or token_at(parsed.tokens, noun.start - 2) == "game"))
+        or (word in GAMES and not {*_PLAYED, "game"}.isdisjoint(parsed.tokens[: noun.start]))
         or (before == "to" and any(other.end == noun.start - 1 for other in parsed.nouns))
         or (
             token_at(parsed.tokens, noun.end) == "to"

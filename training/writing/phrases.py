@@ -70,6 +70,7 @@ _GROUPS = _words("groups")
 _PAIRS = _words("pairs")
 _COUNTS = frozenset(("hundred", "thousand", "million", "dozen", "few", "couple", "great"))
 _COLORS = frozenset(_table()["opposites"]["color"].split())
+_SHADES = ("lime", "mint", "sea", "sky", "rose", "forest", "cherry", "lemon", "olive", "moss", "blood", "ice")
 _NO_PARTICIPLES = _words("no_participles")
 _NO_NOUNS = _NOT_ADJECTIVES | _GROUPS | rules.STOPWORDS
 NO_VERBS = _words("no_verbs")
@@ -347,7 +348,10 @@ def _noun_at(
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
     if (
-        match is None or at == free > 0 or _is_paired_color(tokens, at) or _is_shape(tokens, at, lexicon)
+        match is None
+        or at == free > 0
+        or _is_paired_color(tokens, at)
+        or _is_shape_or_shade(tokens, at, lexicon)
     ):  # directly behind another: "a ball rolls"
         return None
     head, (length, kind, plural) = at, match
@@ -403,14 +407,12 @@ def _noun_at(
     return Noun(start, modifiers, head, head + length, kind, plural or several)
 
 
-def _is_shape(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> bool:
-    """Whether "square" is no place: "a square white plate"."""
-    return (
-        token_at(tokens, at) == "square"
-        and at + 2 < len(tokens)
-        and _is_adjective(tokens, at + 1, at)
-        and lexicon.find(tokens, at + 2) is not None
-    )
+def _is_shape_or_shade(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> bool:
+    """Whether "square" is no place and "lime" no fruit: "a square white plate", "a lime green chair"."""
+    if at + 2 >= len(tokens) or lexicon.find(tokens, at + 2) is None:
+        return False
+    word, behind = token_at(tokens, at), token_at(tokens, at + 1)
+    return (word == "square" and _is_adjective(tokens, at + 1, at)) or (word in _SHADES and behind in _COLORS)
 
 
 def _behind_unknown(
