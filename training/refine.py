@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 # An advantage is that of the sentence, and shares of the next sentence's, which it led to, and of the whole answer's.
 NEXT, WHOLE = 0.3, 0.3
 # Of the commands, such as leave relevance out; of the others, such as ask for at least middling relevance. Where less
-# is asked for, nothing is strange.
+# is asked for, nothing is strange or lost.
 FREE, ON_TOPIC = 0.1, 0.8
 
 
@@ -152,20 +152,27 @@ def _rollouts(
 
 def gained(groups: Sequence[Sequence[Rollout]], tokenizer: PromptTokenizer) -> list[Row]:
     """Rows of the answers, their tokens with advantages in standard deviations; where all sentences of a
-    command's answers are alike, there is nothing to learn."""
+    command's answers are alike, there is nothing to learn.
+
+    First sentences, which tell what the input says, are held against first ones, the others against the others: what is
+    hard to tell is no worse for that.
+    """
     rows, gains = [], []
     for group in groups:
         rewards = [[-float(fault) for _, fault in rollout.sentences] for rollout in group]
         together = [reward for each in rewards for reward in each]
         if len(set(together)) < 2:
             continue
+        usual = float(np.mean([each[0] for each in rewards if each]))
+        usual_later = float(np.mean([reward for each in rewards for reward in each[1:]] or [0.0]))
         mean = float(np.mean(together))
         for rollout, own in zip(group, rewards, strict=True):
             if not own or not rollout.ended:
                 continue
             whole = WHOLE * (float(np.mean(own)) - mean)
-            ahead = [*(NEXT * (reward - mean) for reward in own[1:]), 0.0]
-            advantages = [reward - mean + after + whole for reward, after in zip(own, ahead, strict=True)]
+            better = [own[0] - usual, *(reward - usual_later for reward in own[1:])]
+            ahead = [*(NEXT * gain for gain in better[1:]), 0.0]
+            advantages = [gain + after + whole for gain, after in zip(better, ahead, strict=True)]
             ids, places = tokenizer.encode_with_places(rollout.output)
             starts = _starts(rollout)
             of_tokens = [advantages[max(0, int(np.searchsorted(starts, p, "right")) - 1)] for p in places]

@@ -46,8 +46,8 @@ _NOISE = re.compile(
     r"https?:|www\.|@\w|#\w|\b(?:english (?:words?|sentence|letters?|text)|chinese character|character setting|"
     r"in english|stock (?:photo|image|illustration)|royalty|watermark|getty|shutterstock|click|copyright|"
     r"image of the day|file photo|nsfw|nud(?:e|es|ity)|naked|topless|sex(?:y|ual\w*)?|erotic\w*|porn\w*|fetish\w*|"
-    r"lingerie|thong|bikini|zentai|latex|bdsm|buttocks?|butt|ass|boobs?|breasts?|nipples?|cleavage|crotch|armpits?|penis|perineum|twinks?|bosom\w*|busty|coupling|"
-    r"vagina\w*|vulva|pubic|gore|gen[ie]tal\w*|semen|orgasm\w*|incest\w*|puss(?:y|ies)|nympho\w*|rap(?:e[ds]?|ing|ists?)|whor\w*|"
+    r"lingerie|thong|bikini|zentai|latex|bdsm|buttocks?|butt|ass|boobs?|breasts?|nipples?|cleavage|crotch|armpits?|penis|perineum|"
+    r"twinks?|bosom\w*|busty|vagina\w*|vulva|pubic|gore|gen[ie]tal\w*|semen|orgasm\w*|incest\w*|puss(?:y|ies)|nympho\w*|rap(?:e[ds]?|ing|ists?)|whor\w*|"
     r"sluts?|cunts?|f[au]ck\w*|mufugg\w*|(?:bull)?shit\w*|(?:sonofa)?bitch\w*|nigg\w*|spics?|mulatto\w*|kikes?|gooks?|chinks?|"
     r"fag(?:got)?s?|retard(?:s|ed)?|hitler|nazi\w*|holocaust|genocid\w*)\b|[^\x00-\u024f\u2010-\u2026]",
     re.IGNORECASE,

@@ -1,9 +1,10 @@
 """Sentences that hold together, told from such as don't by what the rows that a model learns from hold.
 
-Three faults that can be counted, which readers stumble over: a pair of neighbouring words that no row has; a thing that
-is neither the input's nor one that rows bring in of themselves; a word of the input that comes again a few words later
-("the cake and the cake"). In a pair the words of the input count as one: what is known with one thing is known with
-all. docs/experiments.md tells how this compares with what readers say.
+Four faults that can be counted, which readers stumble over: a pair of neighbouring words that no row has; a thing that
+is neither the input's nor one that rows bring in of themselves; a word that comes again, one of the input a few words
+later ("the cake and the cake") and any other in the same sentence ("from vermilion to vermilion"); and words of a short
+input that a longer answer lacks, which is a fault of its first sentence. In a pair the words of the input count as one:
+what is known with one thing is known with all. docs/experiments.md tells how this compares with what readers say.
 """
 
 from __future__ import annotations
@@ -11,41 +12,51 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from promptdial.command import word_count
 from training import measures, rules
 from training.episodes import Episode
 
 OWN = "<own>"  # stands for a word of the input
 START = "."
-RECALL = 0.8  # of the input's words, from which on a row is about its input
+RECALL = 0.8  # of the input's words, from which on a row or answer is about its input
 # Of the rows with a word, the share in which the input doesn't have it, and how many they are at least: then rows bring
 # it in of themselves.
 BROUGHT_SHARE, BROUGHT_ROWS = 0.08, 3
 NEAR = 4  # words, within which a word of the input doesn't come again
+SHORT_WORD = 3  # letters: shorter words, and stop words, may come again
+SHORT_INPUT, ROOM = (
+    16,
+    1.5,
+)  # words, and how many times as many an answer has that is to keep them; of more a part is
 TASKS = ("expand", "brief", "style", "suggest")  # those answered in sentences
 _ITEM = re.compile(r"[^\W\d_]+|\S")
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How many of each a sentence has."""
+    """How many of each a sentence has; ``lost`` is 1 for the first one of an answer that isn't about its input."""
 
     pairs: int
     strangers: int
     echoes: int
+    lost: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.pairs or self.strangers or self.echoes)
+        return bool(self.pairs or self.strangers or self.echoes or self.lost)
 
 
 @dataclass(frozen=True)
 class Sense:
-    """What rows hold: the words that may follow each word, and the words that they bring in of themselves."""
+    """What rows hold: the words that may follow each word, those that they bring in of themselves, and those that come
+    twice in a sentence ("side by side").
+    """
 
     followers: Mapping[str, Collection[str]]
     brought: frozenset[str]
+    repeated: frozenset[str]
 
     @classmethod
     def of(cls, episodes: Iterable[Episode]) -> Sense:
@@ -53,12 +64,18 @@ class Sense:
         followers: dict[str, set[str]] = defaultdict(set)
         rows: Counter[str] = Counter()
         brought: Counter[str] = Counter()
+        repeated: Counter[str] = Counter()
         for episode in episodes:
             if episode.task not in TASKS:
                 continue
             own, found = _own(episode.input), _items(episode.output)
             for word, after in pairwise(found):
                 followers[OWN if word in own else word].add(OWN if after in own else after)
+            repeated.update(
+                word
+                for sentence in rules.sentences(episode.output)
+                for word in _twice(own, _items(sentence)) - own
+            )
             words = {word for word in found if word.isalpha()}
             rows.update(words)
             if measures.entity_recall(episode.input, episode.output) >= RECALL:
@@ -66,15 +83,19 @@ class Sense:
         kept = (
             word for word, count in brought.items() if count >= max(BROUGHT_ROWS, BROUGHT_SHARE * rows[word])
         )
-        return cls(followers, frozenset(kept))
+        often = frozenset(word for word, count in repeated.items() if count >= BROUGHT_ROWS)
+        return cls(followers, frozenset(kept), often)
 
     def sentences(self, input: str, output: str, *, on_topic: bool = True) -> list[tuple[str, Faults]]:
-        """The sentences of an output with the faults of each; unless it is to be ``on_topic``, no thing is strange."""
+        """The sentences of an output with the faults of each; unless ``on_topic``, nothing is strange or lost in it."""
         own, beside = _own(input), set(pairwise(map(_singular, _items(input))))
-        return [
+        found = [
             (sentence, self._faults(own, beside, _items(sentence), on_topic=on_topic))
             for sentence in rules.sentences(output)
         ]
+        if on_topic and found and _is_lost(input, output):
+            found[0] = found[0][0], replace(found[0][1], lost=1)
+        return found
 
     def _faults(
         self, own: Collection[str], beside: Collection[tuple[str, str]], found: list[str], *, on_topic: bool
@@ -83,9 +104,7 @@ class Sense:
         strangers = {
             word for word in found if word.isalpha() and word not in own and word not in self.brought
         }
-        echoes = sum(
-            word in own and word in found[place + 1 : place + 1 + NEAR] for place, word in enumerate(found)
-        )
+        echoes = sum(word in own or word not in self.repeated for word in _twice(own, found))
         return Faults(pairs, len(strangers) if on_topic else 0, echoes)
 
     def _known(
@@ -98,6 +117,22 @@ class Sense:
         if word in own:
             return after in self.followers.get(OWN, ())
         return after in own and OWN in self.followers.get(word, ())
+
+
+def _twice(own: Collection[str], found: list[str]) -> set[str]:
+    """Words that carry sense and come again in a sentence: those of the input a few words on, the others anywhere."""
+    return {
+        word
+        for place, word in enumerate(found)
+        if (word in own or (len(word) > SHORT_WORD and word not in rules.STOPWORDS))
+        and word in (found[place + 1 : place + 1 + NEAR] if word in own else found[place + 1 :])
+    }
+
+
+def _is_lost(input: str, output: str) -> bool:
+    words = word_count(input)
+    has_room = words <= SHORT_INPUT and word_count(output) >= ROOM * words
+    return has_room and measures.entity_recall(input, output) < RECALL
 
 
 def _items(text: str) -> list[str]:

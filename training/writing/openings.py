@@ -250,6 +250,8 @@ _NO_STANDS = {"day", "night", "morning", "evening", "afternoon", "shape", "form"
 _PARTS = ("front", "back", "side", "top", "bottom", "middle", "left", "right")
 _QUANTITIES = ("lot", "number", "couple", "bunch", "variety", "few")
 _PLAYED = ("play", "plays", "playing", "played")
+_IS_PLAYED, _BEFORE_GAME = {*_PLAYED, "game"}, (*_PLAYED, "of", "at", "in")  # "a game of frisbee"
+_FROM_END_TO_END = ("floor to ceiling", "ceiling to floor", "wall to wall", "side to side", "head to toe")
 _UNCOUNTED_VIEWS = ("footage", "scenery", "animation", "art")
 # "on white background", which is no noun that anything is said about.
 _BARE_BACKGROUND = re.compile(
@@ -263,7 +265,7 @@ _SHOWN = re.compile(
 
 
 def _missing_article(parsed: Parsed, number: int) -> str:
-    """The article that a noun lacks, as in a headline; nothing where it may stand without one: "floor to ceiling"."""
+    """The article that a noun lacks, as in a headline; nothing where it may stand without one."""
     noun = parsed.nouns[number]
     word = parsed.tokens[noun.end - 1].lower()
     if noun.plural or noun.name or noun.start != noun.modifiers or word in UNCOUNTED:
@@ -281,11 +283,10 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         or (word in TIMES and before in ("at", "during"))
         or _names_several(parsed, noun)
         or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
-        or (word in GAMES and not {*_PLAYED, "game"}.isdisjoint(parsed.tokens[: noun.start]))
-        or (before == "to" and any(other.end == noun.start - 1 for other in parsed.nouns))
-        or (
-            token_at(parsed.tokens, noun.end) == "to"
-            and any(other.start == noun.end + 1 for other in parsed.nouns)
+        or (word in GAMES and before in _BEFORE_GAME and _IS_PLAYED.intersection(parsed.tokens[: noun.start]))
+        or any(
+            noun.start in (at, at + 2) and " ".join(parsed.tokens[at : at + 3]) in _FROM_END_TO_END
+            for at in (noun.start - 2, noun.start)
         )
         or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
     ):
@@ -359,7 +360,7 @@ def _behind_subject(scene: Scene) -> tuple[dict[int, str], bool]:
     parts = (
         following in _NO_CLAUSE_BEFORE
         or following in NO_THINGS  # "shoes product shot"
-        or (subject.name and following == "from")
+        or (subject.name and following == "from")  # "Ada from the north"
     )
     if not parts and not sentence and frames.clauses and rng.random() < share:
         insert[subject.end] = _clause(scene, subject)

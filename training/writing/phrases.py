@@ -347,12 +347,13 @@ def _noun_at(
 ) -> Noun | None:
     """The phrase whose noun is listed and begins at `at`; of several nouns in a row the last is the head."""
     match = lexicon.find(tokens, at)
+    behind_another = at == free > 0  # "a ball rolls"
     if (
         match is None
-        or at == free > 0
+        or behind_another
         or _is_paired_color(tokens, at)
         or _is_shape_or_shade(tokens, at, lexicon)
-    ):  # directly behind another: "a ball rolls"
+    ):
         return None
     head, (length, kind, plural) = at, match
     behind = tokens[at + length] if at + length < len(tokens) else ""
@@ -408,11 +409,11 @@ def _noun_at(
 
 
 def _is_shape_or_shade(tokens: tuple[str, ...], at: int, lexicon: Lexicon) -> bool:
-    """Whether "square" is no place and "lime" no fruit: "a square white plate", "a lime green chair"."""
-    if at + 2 >= len(tokens) or lexicon.find(tokens, at + 2) is None:
-        return False
-    word, behind = token_at(tokens, at), token_at(tokens, at + 1)
-    return (word == "square" and _is_adjective(tokens, at + 1, at)) or (word in _SHADES and behind in _COLORS)
+    """Whether "square" is no place and "lime" no fruit: "a square white plate", "in lime green"."""
+    if token_at(tokens, at) in _SHADES and token_at(tokens, at + 1) in _COLORS:
+        return True
+    before_noun = lexicon.find(tokens, at + 2) is not None
+    return token_at(tokens, at) == "square" and before_noun and _is_adjective(tokens, at + 1, at)
 
 
 def _behind_unknown(

@@ -40,6 +40,7 @@ _CARRIED = (
 )  # fmt: skip
 # Kinds of things that are neither grave nor grand by themselves, and such as are not grave.
 _EVERYDAY = {*_CARRIED, "furniture", "fixture", "vehicle", "insect"}
+COLOURLESS = "monochrome"  # among what `unfit` knows
 _LIVING = PEOPLE | {"animal", "bird", "fish"}
 
 
@@ -116,12 +117,11 @@ def new_scene(
     colors = rng.sample(everything["colors"]["words" if colored else "greys"].split("|"), 2)
     moods = rng.sample(rng.choice(_fitting_moods(parsed.nouns[0].kind, words)).split(), 2)
     slots = {"color": colors[0], "color2": colors[1], "mood": moods[0], "mood2": moods[1]}
-    barred = unfit(words if colored else words | {"monochrome"})
+    barred = unfit(words if colored else words | {COLOURLESS})
+    scene = Scene(parsed, rng, light, roomy, focus, slots, setting, named, barred)
     names = everything["light"][light]["names"]
-    slots["light"] = rng.choice(
-        [name for name in names if barred is None or not barred.search(name)] or names
-    )
-    return Scene(parsed, rng, light, roomy, focus, slots, setting, named, barred)
+    slots["light"] = rng.choice([name for name in names if scene.fits(name)] or names)
+    return scene
 
 
 def _fitting_moods(kind: str, words: set[str]) -> list[str]:

@@ -337,8 +337,7 @@ def _described(parsed: Parsed) -> list[Noun]:
     found = [
         noun
         for number, (noun, head) in enumerate(zip(parsed.nouns, heads, strict=True))
-        if (heads.count(head) == 1 or number == 0)
-        and (noun.kind != UNKNOWN or noun.name or number == 0)
+        if (number == 0 or (heads.count(head) == 1 and (noun.kind != UNKNOWN or noun.name)))
         and not (head in TIMES and token_at(parsed.tokens, noun.start - 1) in ("at", "during"))
         and token_at(parsed.tokens, noun.start - 1) != "named"  # who that is was said
     ]
