@@ -51,6 +51,7 @@ class DataRecipe:
 
     `repeat` is how often a row comes in an epoch, 1 where nothing is said, 0 to leave it out; `longest` is how many
     words its output may have. Both are by source, method (of generated rows), task or origin, the first that is given.
+    `earlier_words`: answers may also have the words that the weights started from might write.
     """
 
     max_input_tokens: int
@@ -58,6 +59,7 @@ class DataRecipe:
     any_share: float = 0.12
     repeat: dict[str, int] = field(default_factory=dict)
     longest: dict[str, int] = field(default_factory=dict)
+    earlier_words: bool = True
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, judged: Sequence[batches.Row] = ()) -> None:
     )
     given = [episode for episode in fitting if episode.origin != replay.ORIGIN]
     details = _details(args, chosen, tokenizer, train, validation, support.of(given))
-    details["words"] = " ".join(sorted(known_words(given, args.init)))
+    details["words"] = " ".join(sorted(known_words(given, args.init, earlier=chosen.data.earlier_words)))
     details["training"]["processes"] = arguments.world_size
     if judged:
         details["training"]["judged"] = len(judged)  # and as many of the episodes
@@ -251,17 +251,24 @@ def _details(
     }
 
 
-def known_words(episodes: Sequence[Episode], start: Path | None) -> set[str]:
-    """The words that a model may write besides its input's: of several rows' outputs, and those of its start, less what
-    isn't fit to be learnt and slipped in all the same.
+def known_words(episodes: Sequence[Episode], start: Path | None, *, earlier: bool) -> set[str]:
+    """The words that a model may write besides its input's: those that several rows' outputs have and their inputs
+    don't, and with `earlier` those of its start, less what isn't fit to be learnt and slipped in all the same.
 
     None if the start doesn't tell its own: what it has learnt is not to be barred.
     """
-    earlier = checkpoint.read_words(start) if start else []
-    if start and not earlier:
+    known = set(checkpoint.read_words(start)) if start else set()
+    if start and not known:
         return set()
-    rows = Counter(word for episode in episodes for word in words_of(episode.output))
-    known = {*earlier, *(word for word, count in rows.items() if count >= KNOWN_FROM)}
+    rows = Counter(
+        word
+        for episode in episodes
+        if episode.method != "mismatched"
+        for word in words_of(episode.output) - words_of(episode.input)
+    )
+    if not earlier:
+        known.clear()
+    known.update(word for word, count in rows.items() if count >= KNOWN_FROM)
     return {word for word in known if not rules.is_unfit(word)}
 
 
