@@ -359,6 +359,39 @@ def test_what_would_make_a_word_up_is_not_chosen(bundle: Bundle, sampling: Sampl
     assert said({"qoq", "o"}).startswith("qoq")
 
 
+class Straying(Mumbling):
+    """Knows nothing but "q" and beginnings of other words."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        tokens = enumerate(bundle.tokenizer().token_bytes())
+        self._others = [number for number, token in tokens if token[:1] == b" " and token[1:].isalpha()]
+        super().__init__(bundle)
+
+    def _mumbled(self, top: Top) -> Top:
+        top = super()._mumbled(top)
+        top.ids[:, 1:] = self._others[: top.ids.shape[1] - 1]
+        return top
+
+
+def test_a_word_that_no_likely_token_goes_on_with_goes_on_as_a_known_one(bundle: Bundle) -> None:
+    tokenizer = bundle.tokenizer()
+    prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), "qzo"))
+
+    def said(known: set[str]) -> str:
+        spelling = Spelling.of(tokenizer.token_bytes(), known)
+        engine = Engine(Straying(bundle), tokenizer.end_id, spelling=spelling)
+        engine.start()
+        try:
+            request = GenerationRequest(prompt, max_tokens=3, sampling=GREEDY, seed=1)
+            return tokenizer.decode(engine.submit(request).result(30).candidates[0][0])
+        finally:
+            assert engine.close()
+
+    assert said({"qab", "x"}).startswith("qzo")  # as the input has it
+    prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), "vroo"))
+    assert said({"qab", "x"}).startswith("qab")
+
+
 def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:
     prompt = prompts(bundle, 1)[0]
     result = engine.submit(GenerationRequest(prompt, n=3, max_tokens=12, sampling=GREEDY)).result(30)

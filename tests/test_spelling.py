@@ -83,6 +83,24 @@ def test_a_word_that_nothing_could_spell_holds_up_to_its_end() -> None:
     assert not speller([*astray, b" Me"]).allows(IDS[b"."])
 
 
+@pytest.mark.parametrize(
+    ("said", "prompt", "token"),
+    [
+        ([b" Me"], [], b"dal"),
+        ([b" deep"], [], b"er"),
+        ([b" cap"], [b" cap", b"y", b"bara"], b"y"),
+        ([b" cap", b"y"], [b" cap", b"y", b"bara"], b"bara"),
+        ([b" deep", b"er"], [], None),  # the word is whole, and no other begins so
+        ([b"."], [], None),
+        ([b" deep", b"xican"], [], None),
+    ],
+)
+def test_a_word_goes_on_as_one_of_the_input_or_of_the_list(
+    said: list[bytes], prompt: list[bytes], token: bytes | None
+) -> None:
+    assert speller(said, prompt).going_on() == (None if token is None else IDS[token])
+
+
 def test_letters_with_accents_are_letters() -> None:
     assert words_of("Salvador Dalí's café, 1950s") == {"salvador", "dalí", "s", "café"}
     made = Speller(Spelling.of([b" m", "ée".encode(), b"ee"], WORDS), [])

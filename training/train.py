@@ -52,7 +52,10 @@ log = logging.getLogger(__name__)
 
 PARITY_ROWS = 300
 VALIDATION_ROWS = 1500
-KNOWN_FROM = 3  # rows with a word, from which on an answer may have it
+KNOWN_FROM, KNOWN_LETTER_FROM = (
+    3,
+    80,
+)  # rows with a word or a single letter, from which on an answer may have it
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 HISTORY = "history.jsonl"
 CURVES = "tensorboard"
@@ -268,7 +271,9 @@ def known_words(episodes: Sequence[Episode], start: Path | None, *, earlier: boo
     )
     if not earlier:
         known.clear()
-    known.update(word for word, count in rows.items() if count >= KNOWN_FROM)
+    known.update(
+        word for word, count in rows.items() if count >= (KNOWN_FROM if len(word) > 1 else KNOWN_LETTER_FROM)
+    )
     return {word for word in known if not rules.is_unfit(word)}
 
 

@@ -494,11 +494,13 @@ def _respelt(
 ) -> int:
     """The token of a row whose first choice led to a word that may not be written.
 
-    Drawn anew from the others; the first stays where none of them may be chosen.
+    Drawn anew from the others. Where none of them may be chosen, the word goes on as one that may be written; if none
+    does, the first stays.
     """
     logits, ids = top.logits[row : row + 1], top.ids[row : row + 1]
     gone = {token for token in ids[0].tolist() if token in barred or not speller.allows(token)}
     if len(gone) == ids.shape[1]:
-        return first
+        found = speller.going_on()
+        return first if found is None or found in barred else found
     again = draw(candidate.stream, len(candidate.tokens) + SECOND_DRAWS)
     return Chooser([candidate.generation.request.sampling]).choose(logits, ids, [again], [gone])[0]

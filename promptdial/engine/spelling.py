@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -29,17 +29,23 @@ class Spelling:
     """The words that may be written, sorted, and what each token of a vocabulary adds to a word.
 
     parts: the letters that a token goes on with, whether it then ends the word, and the letters that it begins the next
-    one with.
+    one with. letters: the tokens that are small letters and nothing else, by these.
     """
 
     words: Sequence[str]
     tokens: Sequence[bytes]
     parts: Sequence[tuple[str, bool, str]]
+    letters: Mapping[str, int]
 
     @classmethod
     def of(cls, tokens: Sequence[bytes], words: Iterable[str]) -> Spelling:
         """From what each id stands for; control tokens, which stand for nothing, end a word."""
-        return cls(sorted(words), tokens, [_parts(token) for token in tokens])
+        letters = {
+            token.decode(): number
+            for number, token in enumerate(tokens)
+            if token.isascii() and token.isalpha() and token.islower()
+        }
+        return cls(sorted(words), tokens, [_parts(token) for token in tokens], letters)
 
     def words_in(self, prompt: Iterable[int]) -> Sequence[str]:
         """The words of an input, from its ids, and each with an "s" behind it; sorted."""
@@ -78,6 +84,17 @@ class Speller:
             return False
         self._allowed = token
         return True
+
+    def going_on(self) -> int | None:
+        """A token that goes on with the word as one of the input does, or else one of the table; None if none does."""
+        word, letters = self._word or "", self._table.letters
+        for words in reversed(self._words) if word else ():
+            place = bisect_left(words, word)
+            place += place < len(words) and words[place] == word
+            if place < len(words) and words[place].startswith(word):
+                rest = words[place][len(word) :]
+                return next((letters[rest[:n]] for n in range(len(rest), 0, -1) if rest[:n] in letters), None)
+        return None
 
     def _knows(self, word: str, *, whole: bool) -> bool:
         if PART in word:  # of the letter that is not whole it is only known that it isn't ASCII
