@@ -339,20 +339,26 @@ class Mumbling(Decoder):
         return Top(logits, ids)
 
 
+def spelt(
+    decoder: Decoder, bundle: Bundle, input: str, known: set[str] | None, sampling: Sampling = GREEDY
+) -> str:
+    """Four tokens on an input, by an engine that knows the words, or has no list of any."""
+    tokenizer = bundle.tokenizer()
+    spelling = None if known is None else Spelling.of(tokenizer.token_bytes(), known)
+    engine = Engine(decoder, tokenizer.end_id, spelling=spelling)
+    engine.start()
+    try:
+        prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), input))
+        request = GenerationRequest(prompt, max_tokens=4, sampling=sampling, seed=1)
+        return tokenizer.decode(engine.submit(request).result(30).candidates[0][0])
+    finally:
+        assert engine.close()
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, WARM])
 def test_what_would_make_a_word_up_is_not_chosen(bundle: Bundle, sampling: Sampling) -> None:
-    tokenizer = bundle.tokenizer()
-    prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), "vroo"))
-
     def said(known: set[str] | None) -> str:
-        spelling = None if known is None else Spelling.of(tokenizer.token_bytes(), known)
-        engine = Engine(Mumbling(bundle), tokenizer.end_id, spelling=spelling)
-        engine.start()
-        try:
-            request = GenerationRequest(prompt, max_tokens=4, sampling=sampling, seed=1)
-            return tokenizer.decode(engine.submit(request).result(30).candidates[0][0])
-        finally:
-            assert engine.close()
+        return spelt(Mumbling(bundle), bundle, "vroo", known, sampling)
 
     assert said(None) == said({"qqqqq"}) == "qqqq"
     assert said({"oooo"}) == "oooo"
@@ -374,22 +380,8 @@ class Straying(Mumbling):
 
 
 def test_a_word_that_no_likely_token_goes_on_with_goes_on_as_a_known_one(bundle: Bundle) -> None:
-    tokenizer = bundle.tokenizer()
-    prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), "qzo"))
-
-    def said(known: set[str]) -> str:
-        spelling = Spelling.of(tokenizer.token_bytes(), known)
-        engine = Engine(Straying(bundle), tokenizer.end_id, spelling=spelling)
-        engine.start()
-        try:
-            request = GenerationRequest(prompt, max_tokens=3, sampling=GREEDY, seed=1)
-            return tokenizer.decode(engine.submit(request).result(30).candidates[0][0])
-        finally:
-            assert engine.close()
-
-    assert said({"qab", "x"}).startswith("qzo")  # as the input has it
-    prompt = tuple(tokenizer.prompt(Command("expand", "image", 0.8, 40), "vroo"))
-    assert said({"qab", "x"}).startswith("qab")
+    assert spelt(Straying(bundle), bundle, "vroo", {"qab", "x"}).startswith("qab")
+    assert spelt(Straying(bundle), bundle, "qzo", {"qab", "x"}).startswith("qzo")  # as the input has it
 
 
 def test_greedy_candidates_are_all_alike(engine: Engine, bundle: Bundle) -> None:
