@@ -255,3 +255,22 @@ def test_refining_is_reported_and_goes_on_after_a_kill(
     assert 0 <= report["after"]["without_fault"] <= 1
     before, after = load_model(work / "run" / "final"), load_model(out / "run" / "final")
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_known_words_are_those_that_several_rows_bring_in(tmp_path: Path) -> None:
+    def row(input: str, output: str, method: str = "written") -> Episode:
+        return Episode(
+            "expand", "image", input, output, "generated", method, "s", "MIT", input, "train", 0.7, 5
+        )
+
+    rows = [row(f"a {thing}", f"A gilded {thing} by a v-shaped dxl.") for thing in ("fox", "heron", "otter")]
+    rows += [row("a fox", "A fox and a stranger.", "mismatched")] * 3 + [row("a fox", "Once.")] * 2
+    assert train.known_words(rows, None, earlier=True) == {"gilded", "by", "shaped", "dxl"}
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "config.json").write_text("{}", encoding="utf-8")
+    (start / "promptdial.json").write_text(json.dumps({"words": "mispelt otter"}), encoding="utf-8")
+    assert train.known_words(rows, start, earlier=True) >= {"gilded", "mispelt", "otter"}
+    assert train.known_words(rows, start, earlier=False) == {"gilded", "by", "shaped", "dxl"}
+    (start / "promptdial.json").write_text("{}", encoding="utf-8")
+    assert train.known_words(rows, start, earlier=False) == set()  # nothing is barred

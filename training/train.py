@@ -260,8 +260,8 @@ def known_words(episodes: Sequence[Episode], start: Path | None, *, earlier: boo
 
     None if the start doesn't tell its own: what it has learnt is not to be barred.
     """
-    known = set(checkpoint.read_words(start)) if start else set()
-    if start and not known:
+    learnt = checkpoint.read_words(start) if start else []
+    if start and not learnt:
         return set()
     rows = Counter(
         word
@@ -269,12 +269,10 @@ def known_words(episodes: Sequence[Episode], start: Path | None, *, earlier: boo
         if episode.method != "mismatched"
         for word in words_of(episode.output) - words_of(episode.input)
     )
-    if not earlier:
-        known.clear()
-    known.update(
+    several = (
         word for word, count in rows.items() if count >= (KNOWN_FROM if len(word) > 1 else KNOWN_LETTER_FROM)
     )
-    return {word for word in known if not rules.is_unfit(word)}
+    return {word for word in (*several, *(learnt if earlier else ())) if not rules.is_unfit(word)}
 
 
 def all_sources(start: Path | None, train: Sequence[Episode]) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ from training.writing.writer import LONGEST_TOLD, Writer, style_names
 LONGEST_INPUT = 140  # words of a text that is written about
 # Texts of more words come so often: of the data's captions they are a sixth, and what a model makes of them is worse.
 LONG_INPUT, LONG_INPUT_TIMES = 16, 3
-# Of prompts that are about something else; more of the long ones, which would otherwise all be relevant.
+# Of prompts that are about something else; more of the long ones, which would otherwise all be relevant. Of `compress`
+# the prompt is the input.
 ALTERED_SHARE, ALTERED_SHARE_LONG, LONG = 0.3, 0.35, 50
 # Of tasks whose inputs list many things or say what for: a prompt is near to such an input, whatever it says.
 ALTERED_SHARES = {"tags": 0.45, "brief": 0.45}

@@ -285,7 +285,7 @@ def _missing_article(parsed: Parsed, number: int) -> str:
         or (before in ("of", "from") and token_at(parsed.tokens, noun.start - 2) == "made")  # "made of glass"
         or (word in GAMES and before in _BEFORE_GAME and _IS_PLAYED.intersection(parsed.tokens[: noun.start]))
         or any(
-            noun.start in (at, at + 2) and " ".join(parsed.tokens[at : at + 3]) in _FROM_END_TO_END
+            " ".join(parsed.tokens[max(0, at) : at + 3]) in _FROM_END_TO_END
             for at in (noun.start - 2, noun.start)
         )
         or (before == "of" and _SEVERAL.search(token_at(parsed.tokens, noun.start - 2)))  # "rows of hibiscus"
