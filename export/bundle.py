@@ -30,6 +30,7 @@ from promptdial.bundle import (
     CARD_FILE,
     FORMAT_VERSION,
     MANIFEST,
+    PHRASES_FILE,
     TOKENIZER_FILE,
     WORDS_FILE,
     Bundle,
@@ -84,6 +85,9 @@ def export_bundle(
         if words := checkpoint.words:
             (folder / WORDS_FILE).write_text("\n".join(words) + "\n", encoding="utf-8")
             names.append(WORDS_FILE)
+        if (source / PHRASES_FILE).is_file():
+            shutil.copyfile(source / PHRASES_FILE, folder / PHRASES_FILE)
+            names.append(PHRASES_FILE)
         manifest["files"] = {each: _file_entry(folder / each) for each in names}
         if hf_checkpoint:
             write_folder(checkpoint, folder / "checkpoint", torch.float16)

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from export.checkpoint import METADATA_FILE, Checkpoint, read_checkpoint, write_json
 from export.replacing import replaced
 from export.restore import restored
-from promptdial.bundle import MANIFEST, TOKENIZER_FILE, load_bundle
+from promptdial.bundle import MANIFEST, PHRASES_FILE, TOKENIZER_FILE, load_bundle
 from promptdial.command import END, OUT, PAD
 from promptdial.errors import ExportError
 
@@ -49,7 +49,7 @@ def _read(source: Path) -> Checkpoint:
 
 
 def write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
-    """Weights, tokenizer, sampling defaults and ``promptdial.json``, without validation rows."""
+    """Weights, tokenizer, phrases, sampling defaults and ``promptdial.json``, without validation rows."""
     state = {name: value.to(dtype) for name, value in checkpoint.model.state_dict().items()}
     del state["lm_head.weight"]  # tied to the embedding
     checkpoint.model.save_pretrained(folder, state_dict=state)
@@ -67,12 +67,14 @@ def write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> No
     shutil.copyfile(
         checkpoint.path / TOKENIZER_FILE, folder / TOKENIZER_FILE
     )  # not as transformers rewrote it
+    if (checkpoint.path / PHRASES_FILE).is_file():
+        shutil.copyfile(checkpoint.path / PHRASES_FILE, folder / PHRASES_FILE)
     metadata = {key: value for key, value in checkpoint.metadata.items() if key != "validation"}
     write_json(folder / METADATA_FILE, metadata)
 
 
 def _generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """The bundle's sampling, but for `no_repeat`: transformers would count the runs of the input too."""
+    """The bundle's sampling, less what transformers doesn't know; its `no_repeat` would count the input's runs too."""
     sampling, tokenizer = checkpoint.sampling, checkpoint.tokenizer
     drawn = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     return GenerationConfig(

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptdial.command import Command, CommandFormat
 from promptdial.errors import BundleError
@@ -24,10 +24,14 @@ from promptdial.support import Support
 from promptdial.tasks import TASK_INFO, Task
 from promptdial.tokenizer import PromptTokenizer
 
+if TYPE_CHECKING:
+    from promptdial.engine.phrases import Phrases
+
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 WORDS_FILE = "words.txt"  # one a line
+PHRASES_FILE = "phrases.bin"  # what promptdial/engine/phrases.py tells strange sentences by
 CARD_FILE = "MODEL_CARD.md"
 OBJECTS = ("calibration", "metrics", "parity", "training")  # only shown; what is in them is training's
 REQUIRED = ("name", "files", "decoder", "architecture", "command", "limits", "sampling", "golden")
@@ -190,6 +194,17 @@ class Bundle:
         except ValueError as error:
             raise _damaged(WORDS_FILE, self.path, str(error)) from error
 
+    def phrases(self) -> Phrases | None:
+        """What the sentences of the training rows hold; None in a bundle that doesn't have it."""
+        from promptdial.engine.phrases import Phrases  # noqa: PLC0415  (the engine imports this module)
+
+        if PHRASES_FILE not in self.files:
+            return None
+        try:
+            return Phrases.from_bytes((self.path / PHRASES_FILE).read_bytes())
+        except ValueError as error:
+            raise _damaged(PHRASES_FILE, self.path, str(error)) from error
+
     def scorer(self, threads: int = 1) -> RelevanceScorer:
         """A new relevance scorer."""
         return load_scorer(self.path, threads)
@@ -281,7 +296,7 @@ def _golden_row(row: Mapping[str, Any]) -> Golden:
 def _check_sampling(sampling: Mapping[str, Any]) -> None:
     from promptdial.engine.sampling import MAX_TOP_K  # noqa: PLC0415  (the engine imports this module)
 
-    known = {"temperature", "top_p", "top_k", "min_p", "no_repeat", "length_tolerance"}
+    known = {"temperature", "top_p", "top_k", "min_p", "no_repeat", "length_tolerance", "redraws"}
     if unknown := sorted(set(sampling) - known):
         raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
     if _number("sampling temperature", sampling["temperature"]) < 0:
@@ -293,6 +308,7 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
     if not 0 <= _number("sampling min_p", sampling.get("min_p", 0.0)) <= 1:
         raise ValueError("sampling min_p must lie in 0-1")
     _whole_number("sampling no_repeat", sampling.get("no_repeat", 0), least=0)
+    _whole_number("sampling redraws", sampling.get("redraws", 0), least=0)
     if not 0 <= _number("sampling length_tolerance", sampling.get("length_tolerance", 0.0)) < 1:
         raise ValueError("sampling length_tolerance must lie in 0-1 and below 1")
 

@@ -82,6 +82,11 @@ class EngineCollector(Collector):
     COUNTERS = (
         ("engine_steps", "Steps of the engine.", "steps"),
         ("engine_failed_steps", "Steps that failed; the requests in them were lost.", "failed_steps"),
+        (
+            "redrawn_sentences",
+            "Sentences that didn't hold together and were drawn anew.",
+            "redrawn_sentences",
+        ),
     )
 
     def __init__(self) -> None:

@@ -48,6 +48,7 @@ class Planner:
             min_p=float(bundle.sampling.get("min_p", 0.0)),
             no_repeat=int(bundle.sampling.get("no_repeat", 0)),
             length_tolerance=float(bundle.sampling.get("length_tolerance", 0.0)),
+            redraws=int(bundle.sampling.get("redraws", 0)),
         )
         examples = [task.example for task in bundle.tasks.values()]
         tokens = sum(len(tokenizer.encode(text)) for text in examples)

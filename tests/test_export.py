@@ -36,9 +36,10 @@ from export.quantization import (
     quantize_rows,
 )
 from export.restore import restore_model
-from promptdial.bundle import Bundle, load_bundle
+from promptdial.bundle import PHRASES_FILE, Bundle, load_bundle
 from promptdial.engine import Engine, GenerationRequest, Sampling
 from promptdial.engine.decoder import Decoder
+from promptdial.engine.phrases import Phrases
 from promptdial.errors import ExportError
 from tests.tiny import make_checkpoint, scorer_folder, tiny_bundle, tiny_checkpoint
 
@@ -314,6 +315,18 @@ def test_the_words_of_training_travel_with_the_bundle_and_back(checkpoint: Path,
     assert bundle.words() == ["fox", "m\u00e9e", "snow"]
     assert main([str(bundle.path), "--hf-export", str(tmp_path / "restored")]) == 0
     assert read_checkpoint(tmp_path / "restored").words == bundle.words()
+
+
+def test_the_phrases_of_training_travel_with_the_bundle_and_back(checkpoint: Path, tmp_path: Path) -> None:
+    assert load_bundle(tiny_bundle()).phrases() is None  # an older checkpoint has none
+    phrases = Phrases.of({"a fox"}, {"side"}, {"the"})
+    (checkpoint / PHRASES_FILE).write_bytes(phrases.to_bytes())
+    bundle = export_bundle(checkpoint, tmp_path / "bundle", scorer=scorer_folder(), hf_checkpoint=True)
+    assert bundle.phrases() == phrases
+    again = export_bundle(bundle.path / "checkpoint", tmp_path / "again", scorer=scorer_folder())
+    assert again.phrases() == phrases
+    assert main([str(again.path), "--hf-export", str(tmp_path / "restored")]) == 0
+    assert (tmp_path / "restored" / PHRASES_FILE).read_bytes() == phrases.to_bytes()
 
 
 def test_quantized_weights_come_back_within_half_a_step() -> None:

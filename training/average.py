@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 
-from training import checkpoint
+from training import checkpoint, phrases
 from training.episodes import read_episodes
 from training.errors import TrainingError
 from training.train import loss_of
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         shutil.rmtree(args.out)
     model.save_pretrained(args.out)
     checkpoint.write_details(args.out, tokenizer, details)
+    phrases.write(args.out, read_episodes(args.episodes, "train"))
     loss = loss_of(args.out, read_episodes(args.episodes, "validation"))
     details["metrics"] = {"validation_loss": loss}
     checkpoint.write_details(args.out, tokenizer, details)

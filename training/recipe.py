@@ -88,6 +88,7 @@ class SamplingRecipe:
     min_p: float = 0.0
     no_repeat: int = 0
     length_tolerance: float = 0.0
+    redraws: int = 0
 
 
 @dataclass(frozen=True)

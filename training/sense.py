@@ -9,30 +9,25 @@ what is known with one thing is known with all. docs/experiments.md tells how th
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from promptdial.command import word_count
+from promptdial.engine.phrases import OWN, items, own_words, twice
 from training import measures, rules
 from training.episodes import Episode
 
-OWN = "<own>"  # stands for a word of the input
-START = "."
 RECALL = 0.8  # of the input's words, from which on a row or answer is about its input
 # Of the rows with a word, the share in which the input doesn't have it, and how many they are at least: then rows bring
 # it in of themselves.
 BROUGHT_SHARE, BROUGHT_ROWS = 0.08, 3
-NEAR = 4  # words, within which a word of the input doesn't come again
-SHORT_WORD = 3  # letters: shorter words, and stop words, may come again
 SHORT_INPUT, ROOM = (
     16,
     1.5,
 )  # words, and how many times as many an answer has that is to keep them; of more a part is
 TASKS = ("expand", "brief", "style", "suggest")  # those answered in sentences
-_ITEM = re.compile(r"[^\W\d_]+|\S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +63,13 @@ class Sense:
         for episode in episodes:
             if episode.task not in TASKS:
                 continue
-            own, found = _own(episode.input), _items(episode.output)
+            own, found = own_words(episode.input, rules.STOPWORDS), items(episode.output)
             for word, after in pairwise(found):
                 followers[OWN if word in own else word].add(OWN if after in own else after)
             repeated.update(
                 word
                 for sentence in rules.sentences(episode.output)
-                for word in _twice(own, _items(sentence)) - own
+                for word in twice(own, items(sentence), rules.STOPWORDS) - own
             )
             words = {word for word in found if word.isalpha()}
             rows.update(words)
@@ -88,9 +83,9 @@ class Sense:
 
     def sentences(self, input: str, output: str, *, on_topic: bool = True) -> list[tuple[str, Faults]]:
         """The sentences of an output with the faults of each; unless ``on_topic``, nothing is strange or lost in it."""
-        own, beside = _own(input), set(pairwise(map(_singular, _items(input))))
+        own, beside = own_words(input, rules.STOPWORDS), set(pairwise(map(_singular, items(input))))
         found = [
-            (sentence, self._faults(own, beside, _items(sentence), on_topic=on_topic))
+            (sentence, self._faults(own, beside, items(sentence), on_topic=on_topic))
             for sentence in rules.sentences(output)
         ]
         if on_topic and found and _is_lost(input, output):
@@ -104,7 +99,7 @@ class Sense:
         strangers = {
             word for word in found if word.isalpha() and word not in own and word not in self.brought
         }
-        echoes = sum(word in own or word not in self.repeated for word in _twice(own, found))
+        echoes = sum(word in own or word not in self.repeated for word in twice(own, found, rules.STOPWORDS))
         return Faults(pairs, len(strangers) if on_topic else 0, echoes)
 
     def _known(
@@ -119,39 +114,11 @@ class Sense:
         return after in own and OWN in self.followers.get(word, ())
 
 
-def _twice(own: Collection[str], found: list[str]) -> set[str]:
-    """Words that carry sense and come again in a sentence: those of the input a few words on, the others anywhere."""
-    return {
-        word
-        for place, word in enumerate(found)
-        if (word in own or (len(word) > SHORT_WORD and word not in rules.STOPWORDS))
-        and word in (found[place + 1 : place + 1 + NEAR] if word in own else found[place + 1 :])
-    }
-
-
 def _is_lost(input: str, output: str) -> bool:
     words = word_count(input)
     has_room = words <= SHORT_INPUT and word_count(output) >= ROOM * words
     return has_room and measures.entity_recall(input, output) < RECALL
 
 
-def _items(text: str) -> list[str]:
-    """The start, then words in lower case and signs, those that end a sentence as one."""
-    return [START, *(_item(item) for item in _ITEM.findall(text))]
-
-
-def _item(item: str) -> str:
-    if item[0].isalpha():
-        return item.lower()
-    return START if item in ".!?" else item if item in ",;:-–—'’" else '"'
-
-
 def _singular(word: str) -> str:
     return word.removesuffix("s")
-
-
-def _own(text: str) -> set[str]:
-    """The words of an input that carry its sense, each also as the other of singular and plural."""
-    words = {word for word in _ITEM.findall(text.lower()) if word.isalpha()}
-    words = {word for word in words if len(word) > 1 and word not in rules.STOPWORDS}
-    return words | {f"{word}s" for word in words} | {word[:-1] for word in words if word.endswith("s")}

@@ -42,7 +42,7 @@ from promptdial.engine.spelling import words_of
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, card, checkpoint, init, muon, own, recipe, replay, rules, support
+from training import batches, card, checkpoint, init, muon, own, phrases, recipe, replay, rules, support
 from training.episodes import Episode, read_episodes
 from training.errors import TrainingError
 from training.precision import has_bf16
@@ -119,6 +119,7 @@ def run(args: argparse.Namespace, judged: Sequence[batches.Row] = ()) -> None:
         return
     details["training"] |= effort(args.out, trainer.state.global_step, chosen.optimizer)
     details["metrics"] = {"validation_loss": mean_loss(model, validation, tokenizer)}
+    phrases.write(final, given)
     checkpoint.write_details(final, tokenizer, details)
     log.info("validation loss %.4f; wrote %s", details["metrics"]["validation_loss"], final)
 

@@ -29,6 +29,7 @@ from promptdial.engine.characters import Characters, Utf8
 from promptdial.engine.decoder import Decoder
 from promptdial.engine.estimate import Speed
 from promptdial.engine.length import Pace, Words
+from promptdial.engine.phrases import Draft, Sentences
 from promptdial.engine.request import (
     Candidate,
     Done,
@@ -91,6 +92,7 @@ class Stats:
     generated_tokens: int
     steps: int
     failed_steps: int
+    redrawn_sentences: int
     threads: int
     device: str
     provider: str
@@ -107,6 +109,7 @@ class Engine:
         words: Words | None = None,
         characters: Utf8 | None = None,
         spelling: Spelling | None = None,
+        sentences: Sentences | None = None,
         queue_limit: int = 64,
         max_running: int | None = None,
         pause: float = PAUSE,
@@ -117,12 +120,17 @@ class Engine:
 
         ``words`` tells what tokens do to the number of words; requests that want one need it. ``characters`` tells
         which tokens are parts of a character; without it, texts may break one off. ``spelling`` tells which words may
-        be written; without it, any.
+        be written; without it, any. ``sentences`` tells which of them to draw anew; without it, none.
         ``on_step`` is told of every decode step: its number of sequences and its seconds. It has to be quick.
         """
         self._decoder = decoder
         self._end_id = end_id
-        self._words, self._characters, self._spelling = words, characters, spelling
+        self._words, self._characters, self._spelling, self._sentences = (
+            words,
+            characters,
+            spelling,
+            sentences,
+        )
         self._on_step = on_step
         self._clock = clock
         self._speed = Speed(decoder.slots, decoder.pieces, pause)
@@ -136,6 +144,7 @@ class Engine:
         self._closing = threading.Event()
         self._heartbeat = clock()
         self._prompt_tokens = self._generated_tokens = self._steps = self._failed_steps = 0
+        self._redrawn_sentences = 0
 
     @classmethod
     def from_bundle(
@@ -165,13 +174,15 @@ class Engine:
         threads = threads or available_cpus()
         decoder = Decoder.from_bundle(bundle, threads=threads, slots=slots, device=device, capacity=capacity)
         tokenizer = bundle.tokenizer()
-        tokens, known = tokenizer.token_bytes(), bundle.words()
+        tokens, known, phrases = tokenizer.token_bytes(), bundle.words(), bundle.phrases()
+        words = Words.of(tokens)
         return cls(
             decoder,
             tokenizer.end_id,
-            words=Words.of(tokens),
+            words=words,
             characters=Utf8.of(tokens),
             spelling=Spelling.of(tokens, known) if known else None,
+            sentences=Sentences.of(phrases, tokens, words) if phrases else None,
             queue_limit=queue_limit,
             max_running=max_running,
             pause=pause,
@@ -206,6 +217,7 @@ class Engine:
             generated_tokens=self._generated_tokens,
             steps=self._steps,
             failed_steps=self._failed_steps,
+            redrawn_sentences=self._redrawn_sentences,
             threads=self._decoder.threads,
             device=self._decoder.device,
             provider=self._decoder.provider,
@@ -242,19 +254,28 @@ class Engine:
         """Queue a request. Raises InvalidRequest, InputTooLong, DeadlineExceeded, Overloaded or Unavailable."""
         self._check(request)
         generation = Generation(request, on_event)
-        words, sampling = self._words, request.sampling
-        own = [] if self._spelling is None else self._spelling.words_in(request.prompt)
+        sampling = request.sampling
+        if self._spelling is not None:
+            generation.words = self._spelling.words_in(request.prompt)
         for candidate in generation.candidates:
-            if sampling.no_repeat:
-                candidate.runs = Runs(sampling.no_repeat, words)
-            if request.words is not None and sampling.length_tolerance and words is not None:
-                candidate.pace = Pace(request.words, sampling.length_tolerance, words)
-            if self._characters is not None:
-                candidate.characters = Characters(self._characters)
-            if self._spelling is not None:
-                candidate.speller = Speller(self._spelling, own)
+            self._follow(candidate)
+            if self._sentences is not None and sampling.redraws and sampling.temperature:
+                candidate.draft = Draft(self._sentences, request.prompt, sampling.redraws)
         self._scheduler.submit(generation)
         return generation
+
+    def _follow(self, candidate: Candidate) -> None:
+        """Set up what follows a candidate's text from its first token on."""
+        request, words = candidate.generation.request, self._words
+        sampling = request.sampling
+        if sampling.no_repeat:
+            candidate.runs = Runs(sampling.no_repeat, words)
+        if request.words is not None and sampling.length_tolerance and words is not None:
+            candidate.pace = Pace(request.words, sampling.length_tolerance, words)
+        if self._characters is not None:
+            candidate.characters = Characters(self._characters)
+        if self._spelling is not None:
+            candidate.speller = Speller(self._spelling, candidate.generation.words)
 
     def _check(self, request: GenerationRequest) -> None:
         sampling = request.sampling
@@ -279,6 +300,8 @@ class Engine:
             raise InvalidRequest(f"the wanted length must be at least 1 word, got {request.words}", "words")
         if sampling.no_repeat < 0:
             raise InvalidRequest(f"no_repeat must be 0 or more, got {sampling.no_repeat}", "no_repeat")
+        if sampling.redraws < 0:
+            raise InvalidRequest(f"redraws must be 0 or more, got {sampling.redraws}", "redraws")
         if not request.prompt or not all(0 <= token < self._decoder.vocabulary for token in request.prompt):
             raise InvalidRequest("the prompt must be a list of the model's token ids", "input")
         if len(request.prompt) > self._decoder.capacity:
@@ -390,7 +413,7 @@ class Engine:
         begun = self._clock()
         if self._chooser is None:
             self._chooser = Chooser([candidate.generation.request.sampling for candidate in rows])
-        tokens = [candidate.tokens[-1] for candidate in rows]
+        tokens = [candidate.newest for candidate in rows]
         lengths = [candidate.cached for candidate in rows]
         self._deliver(rows, self._chooser, self._decoder.decode(tokens, lengths))
         seconds = self._clock() - begun
@@ -402,7 +425,7 @@ class Engine:
         """Choose and hand out one token for each candidate; ``top`` has their rows in the same order."""
         draws: list[float] = []
         if not chooser.greedy:
-            draws = [draw(candidate.stream, len(candidate.tokens)) for candidate in candidates]
+            draws = [draw(candidate.stream, candidate.step) for candidate in candidates]
         end_id, capacity = self._end_id, self._decoder.capacity
         barred = [candidate.barred(end_id) for candidate in candidates]
         chosen = chooser.choose(top.logits, top.ids, draws, barred)
@@ -410,15 +433,32 @@ class Engine:
             if candidate.speller is not None and not candidate.speller.allows(chosen[row]):
                 chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
         for candidate, token in zip(candidates, chosen, strict=True):
-            if token == end_id or (candidate.pace is not None and candidate.pace.must_end):
+            ends = token == end_id or (candidate.pace is not None and candidate.pace.must_end)
+            if not ends:
+                candidate.add(token)
+                self._generated_tokens += 1
+            draft = candidate.draft
+            if draft is not None:
+                whole = ends or draft.ends_with(token)
+                if whole and draft.refuses(candidate.tokens[candidate.handed_out :]):
+                    self._redraw(candidate)
+                    continue
+            if draft is None or whole:
+                candidate.hand_out()
+            if ends:
                 self._finish(candidate, "stop")
-                continue
-            candidate.add(token)
-            self._generated_tokens += 1
-            generation = candidate.generation
-            generation.deliver_token(candidate.index, token)
-            if candidate.cached >= capacity or len(candidate.tokens) >= generation.request.max_tokens:
+            elif (
+                candidate.cached >= capacity
+                or len(candidate.tokens) >= candidate.generation.request.max_tokens
+            ):
+                candidate.hand_out()
                 self._finish(candidate, "length")
+
+    def _redraw(self, candidate: Candidate) -> None:
+        """Go back to the end of the sentence before; what comes behind it in the cache is written anew."""
+        self._follow(candidate)
+        candidate.withdraw()
+        self._redrawn_sentences += 1
 
     def _finish(self, candidate: Candidate, reason: FinishReason) -> None:
         generation = candidate.generation
@@ -502,5 +542,5 @@ def _respelt(
     if len(gone) == ids.shape[1]:
         found = speller.going_on()
         return first if found is None or found in barred else found
-    again = draw(candidate.stream, len(candidate.tokens) + SECOND_DRAWS)
+    again = draw(candidate.stream, candidate.step + SECOND_DRAWS)
     return Chooser([candidate.generation.request.sampling]).choose(logits, ids, [again], [gone])[0]

@@ -6,13 +6,14 @@ import enum
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from promptdial.engine.characters import Characters
 from promptdial.engine.length import Pace
-from promptdial.engine.sampling import Runs, Sampling, stream
+from promptdial.engine.phrases import Draft
+from promptdial.engine.sampling import REDRAWN, Runs, Sampling, stream
 from promptdial.engine.spelling import Speller
 from promptdial.errors import PromptdialError
 
@@ -102,7 +103,8 @@ class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
     __slots__ = (
-        "cached", "characters", "generation", "index", "pace", "reason", "runs", "speller", "stream", "tokens",
+        "cached", "characters", "draft", "generation", "handed_out", "index", "pace", "reason", "redrawn", "runs",
+        "speller", "stream", "tokens",
     )  # fmt: skip
 
     def __init__(self, generation: Generation, index: int) -> None:
@@ -118,11 +120,41 @@ class Candidate:
         self.pace: Pace | None = None
         self.characters: Characters | None = None
         self.speller: Speller | None = None
+        self.draft: Draft | None = None
+        self.handed_out = 0  # tokens that the caller has been told of
+        self.redrawn = 0  # sentences
+
+    @property
+    def newest(self) -> int:
+        """The token that the next step reads."""
+        return self.tokens[-1] if self.tokens else self.generation.request.prompt[-1]
+
+    @property
+    def step(self) -> int:
+        """The number of its next draw, another one for what is drawn anew."""
+        return len(self.tokens) + REDRAWN * self.redrawn
 
     def add(self, token: int) -> None:
         """Grow by a token."""
         self.tokens.append(token)
         self.cached += 1
+        self._note(token)
+
+    def hand_out(self) -> None:
+        """Tell the caller of the tokens that it doesn't know of."""
+        for token in self.tokens[self.handed_out :]:
+            self.generation.deliver_token(self.index, token)
+        self.handed_out = len(self.tokens)
+
+    def withdraw(self) -> None:
+        """Go back to what was handed out; the engine has set up anew what follows the text."""
+        del self.tokens[self.handed_out :]
+        self.cached = len(self.generation.request.prompt) - 1 + len(self.tokens)
+        self.redrawn += 1
+        for token in self.tokens:
+            self._note(token)
+
+    def _note(self, token: int) -> None:
         if self.runs is not None:
             self.runs.add(token)
         if self.pace is not None:
@@ -151,6 +183,7 @@ class Generation:
         self.request = request
         self.status = Status.WAITING
         self.candidates = [Candidate(self, index) for index in range(request.n)]
+        self.words: Sequence[str] = ()  # of the input; may be written, besides those of the bundle's list
         self.read = 0  # tokens of the prompt in the cache
         self.in_company = False  # whether others were there when it was predicted to meet its deadline
         self.submitted = time.monotonic()

@@ -19,6 +19,7 @@ MASK = (1 << 64) - 1
 STRIDE = 0x9E3779B97F4A7C15
 MAX_TOP_K = 64  # what the decoder's graph gives
 SECOND_DRAWS = 1 << 32  # steps from here on are the second draws of the step without it
+REDRAWN = 1 << 16  # steps that a sentence that is drawn anew is away from what it was before
 COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 
 
@@ -30,6 +31,7 @@ class Sampling:
     Nguyen et al., arXiv 2407.01082): where the model is sure little is left, where it is not nearly all.
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
+    A sentence that doesn't hold together (``promptdial/engine/phrases.py``) is drawn anew, ``redraws`` times at most.
     """
 
     temperature: float = 0.6
@@ -38,6 +40,7 @@ class Sampling:
     min_p: float = 0.0
     no_repeat: int = 0
     length_tolerance: float = 0.0
+    redraws: int = 0
 
 
 def stream(seed: int, candidate: int) -> int:

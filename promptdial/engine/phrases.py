@@ -1,0 +1,195 @@
+"""Sentences that hold together, told by the words that stand side by side in what a model was trained on.
+
+A small model that knows many sentences goes over from one to another where they share a word ("the view widens until
+open air appears"). So the bundle knows the pairs and triples of neighbouring words of its rows. A sentence is strange
+that has a pair of its own, or several triples, or that says a word twice; the engine draws it anew
+(``Sampling.redraws``). The words of the input count as one, singular and plural apart: what is known with one thing is
+known with all.
+
+What is known lies in a Bloom filter ("Space/time trade-offs in hash coding with allowable errors", Bloom, 1970): ten
+bits each, and one in a hundred that isn't known passes for known. docs/experiments.md tells how this compares with what
+readers say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import product
+from typing import Any
+
+from promptdial.engine.length import Words
+
+START = "."
+OWN, OWNS = "<own>", "<owns>"  # stand for a word of the input, and for a plural
+MOST_TRIPLES = 1  # of its own, that a sentence may have
+NEAR = 4  # words, within which a word of the input doesn't come again
+SHORT_WORD = 3  # letters: shorter words may come again
+BITS_EACH, HASHES = 10, 7
+_ITEM = re.compile(r"[^\W\d_]+|\S")
+
+
+def items(text: str) -> list[str]:
+    """The start, then words in lower case and signs, those that end a sentence as one."""
+    return [START, *(_item(item) for item in _ITEM.findall(text))]
+
+
+def _item(item: str) -> str:
+    if item[0].isalpha():
+        return item.lower()
+    return START if item in ".!?" else item if item in ",;:-–—'’" else '"'
+
+
+def own_words(text: str, stopwords: Collection[str]) -> set[str]:
+    """The words of an input that carry its sense, each also as the other of singular and plural."""
+    words = {word for word in _ITEM.findall(text.lower()) if word.isalpha()}
+    words = {word for word in words if len(word) > 1 and word not in stopwords}
+    return words | {f"{word}s" for word in words} | {word[:-1] for word in words if word.endswith("s")}
+
+
+def twice(own: Collection[str], found: Sequence[str], stopwords: Collection[str]) -> set[str]:
+    """Words that carry sense and come again in a sentence: those of the input a few words on, the others anywhere."""
+    return {
+        word
+        for place, word in enumerate(found)
+        if (word in own or (len(word) > SHORT_WORD and word not in stopwords))
+        and word in (found[place + 1 : place + 1 + NEAR] if word in own else found[place + 1 :])
+    }
+
+
+def grams(found: Sequence[str], own: Collection[str]) -> Iterator[str]:
+    """A sentence's pairs and triples of items, as they are learnt: with the words of the input as one."""
+    classed = [_class(word) if word in own else word for word in found]
+    for size in (2, 3):
+        for place in range(size, len(classed) + 1):
+            yield " ".join(classed[place - size : place])
+
+
+def _class(word: str) -> str:
+    return OWNS if word.endswith("s") and not word.endswith("ss") else OWN
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Of an input: the words that carry its sense, and those that it has twice itself."""
+
+    words: Collection[str]
+    repeated: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """What is known: a Bloom filter of pairs and triples, the words that come twice in known sentences, and those that
+    carry no sense."""
+
+    bits: bytes
+    repeated: Collection[str]
+    stopwords: Collection[str]
+
+    @classmethod
+    def of(cls, known: Collection[str], repeated: Collection[str], stopwords: Collection[str]) -> Phrases:
+        """From pairs and triples as ``grams`` gives them."""
+        bits = bytearray(len(known) * BITS_EACH // 8 + 1)
+        for gram in known:
+            for place in _places(gram, len(bits)):
+                bits[place >> 3] |= 1 << (place & 7)
+        return cls(bytes(bits), frozenset(repeated), frozenset(stopwords))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Phrases:
+        """As ``to_bytes`` writes them. Raises ValueError."""
+        head, separator, bits = data.partition(b"\n")
+        if not separator or not bits:
+            raise ValueError("it has no line of JSON with a filter behind it")
+        try:
+            lists = json.loads(head)
+            return cls(bits, frozenset(lists["repeated"]), frozenset(lists["stopwords"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its first line lacks {error}") from error
+
+    def to_bytes(self) -> bytes:
+        """A line of JSON, then the filter."""
+        head: dict[str, Any] = {"repeated": sorted(self.repeated), "stopwords": sorted(self.stopwords)}
+        return json.dumps(head).encode() + b"\n" + self.bits
+
+    def given(self, text: str) -> Given:
+        """What an input brings into its answers."""
+        counts = Counter(items(text))
+        return Given(
+            own_words(text, self.stopwords), frozenset(word for word, count in counts.items() if count > 1)
+        )
+
+    def is_strange(self, sentence: str, given: Given) -> bool:
+        """Whether a sentence of an answer does not hold together."""
+        found, own = items(sentence), given.words
+        again = twice(own, found, self.stopwords)
+        if any(word in own or word not in self.repeated for word in again if word not in given.repeated):
+            return True
+        forms = [(word, _class(word)) if word in own else (word,) for word in found]
+        pairs = (forms[place - 2 : place] for place in range(2, len(forms) + 1))
+        if not all(map(self._knows, pairs)):
+            return True
+        triples = (forms[place - 3 : place] for place in range(3, len(forms) + 1))
+        return sum(not self._knows(triple) for triple in triples) > MOST_TRIPLES
+
+    def _knows(self, forms: Iterable[tuple[str, ...]]) -> bool:
+        return any(self._has(" ".join(gram)) for gram in product(*forms))
+
+    def _has(self, gram: str) -> bool:
+        bits = self.bits
+        return all(bits[place >> 3] >> (place & 7) & 1 for place in _places(gram, len(bits)))
+
+
+def _places(gram: str, size: int) -> Iterator[int]:
+    """The bits of a filter of ``size`` bytes that stand for it."""
+    number = int.from_bytes(blake2b(gram.encode(), digest_size=8).digest(), "little")
+    step, number = (number >> 32) | 1, number & 0xFFFFFFFF
+    for _ in range(HASHES):
+        yield number % (8 * size)
+        number += step
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Phrases, and what each token of a vocabulary stands for."""
+
+    phrases: Phrases
+    tokens: Sequence[bytes]
+    closes: Sequence[bool]
+
+    @classmethod
+    def of(cls, phrases: Phrases, tokens: Sequence[bytes], words: Words) -> Sentences:
+        """From what each id stands for."""
+        return cls(phrases, tokens, words.closes)
+
+    def text(self, ids: Iterable[int]) -> str:
+        """What ids stand for; control tokens stand for nothing."""
+        return b"".join(self.tokens[token] for token in ids).decode(errors="replace")
+
+
+class Draft:
+    """The sentence that a candidate is at, which isn't handed out before it is whole."""
+
+    __slots__ = ("_given", "_left", "_most", "_sentences")
+
+    def __init__(self, sentences: Sentences, prompt: Iterable[int], redraws: int) -> None:
+        """``redraws``: how often a sentence is drawn anew; then it stays as it is."""
+        self._sentences = sentences
+        self._given = sentences.phrases.given(sentences.text(prompt))
+        self._most = self._left = redraws
+
+    def ends_with(self, token: int) -> bool:
+        """Whether a sentence does."""
+        return self._sentences.closes[token]
+
+    def refuses(self, sentence: Sequence[int]) -> bool:
+        """Whether a whole sentence is to be drawn anew."""
+        strange = self._left and self._sentences.phrases.is_strange(
+            self._sentences.text(sentence), self._given
+        )
+        self._left = self._left - 1 if strange else self._most
+        return bool(strange)

@@ -1,0 +1,231 @@
+"""Sentences that don't hold together are told by the phrases of what was learnt, and drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptdial.bundle import PHRASES_FILE
+from promptdial.engine import Engine, Event, GenerationRequest, Sampling, Token
+from promptdial.engine.cached import Top
+from promptdial.engine.length import Words
+from promptdial.engine.phrases import Draft, Phrases, Sentences
+from promptdial.errors import InvalidRequest
+from tests.toy import END, ToyDecoder
+from training import phrases as training
+from training.episodes import Episode
+
+ROWS = (
+    ("a red fox", "A fox rests on the soft snow. The fox is seen from the side, and the light is warm."),
+    ("two dogs", "Two dogs rest by an old gate. The view widens until open air appears."),
+    ("a cat", "A cat and its shadow lie side by side. The view narrows."),
+)
+
+
+def episode(input: str, output: str, *, key: str = "", method: str = "written") -> Episode:
+    return Episode("expand", "image", input, output, "generated", method, "s", "l", key or input)
+
+
+KNOWN = training.learnt(
+    [episode(input, output) for input, output in ROWS] + [episode("", "It goes on, side by side.")] * 3
+)
+
+
+def strange(input: str, sentence: str) -> bool:
+    return KNOWN.is_strange(sentence, KNOWN.given(input))
+
+
+@pytest.mark.parametrize(
+    ("input", "sentence"),
+    [
+        ("a red fox", "A fox rests on the soft snow."),
+        ("a wolf", "A wolf rests on the soft snow."),  # what is known with one thing is known with all
+        ("three horses", "Three horses rest by an old gate."),
+        ("a wolf", "The view widens until open air appears!"),
+        ("a wolf", "A wolf and its shadow lie side by side."),  # as several rows have it
+    ],
+)
+def test_known_sentences_hold_together(input: str, sentence: str) -> None:
+    assert not strange(input, sentence)
+
+
+@pytest.mark.parametrize(
+    ("input", "sentence"),
+    [
+        ("a wolf", "The view widens until the side."),  # goes over from one sentence to another
+        ("a wolf", "A wolf rest by an old gate."),  # a plural's verb
+        ("a wolf", "The view widens until open."),  # breaks off
+        ("a wolf", "A wolf rests on the soft."),
+        ("a wolf", "A wolf and a wolf rests on the soft snow."),
+        ("a wolf", "The light is light."),
+    ],
+)
+def test_others_do_not(input: str, sentence: str) -> None:
+    assert strange(input, sentence)
+
+
+def test_a_word_may_come_twice_where_the_input_has_it_twice() -> None:
+    known = training.learnt([episode("a dog by a dog", "A dog lies by a dog.")])
+    assert not known.is_strange("A cat lies by a cat.", known.given("a cat and a cat"))
+    assert known.is_strange("A cat lies by a cat.", known.given("a cat"))
+
+
+def test_one_new_triple_is_let_pass_and_two_are_not() -> None:
+    known = training.learnt(
+        [episode("", text) for text in ("One two three.", "Six two four.", "Seven four five.")]
+    )
+    assert not known.is_strange("One two four.", known.given(""))
+    assert known.is_strange("One two four five.", known.given(""))
+
+
+def test_phrases_are_read_as_they_were_written() -> None:
+    assert Phrases.from_bytes(KNOWN.to_bytes()) == KNOWN
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"{}\nbits", b"[]\nbits", b'{"repeated": []}\nbits', b"\xff\nbits"]
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        Phrases.from_bytes(data)
+
+
+def test_a_filter_takes_few_others_for_known() -> None:
+    known = Phrases.of({f"known {number}" for number in range(5000)}, (), ())
+    assert all(known._has(f"known {number}") for number in range(5000))
+    assert sum(known._has(f"other {number}") for number in range(5000)) < 100
+
+
+def test_rows_that_tell_nothing_of_other_texts_leave_no_file(tmp_path: Path) -> None:
+    alike = [episode(f"a fox {number}", "A fox rests on the soft snow.") for number in range(300)]
+    training.write(tmp_path, alike)
+    assert (tmp_path / PHRASES_FILE).is_file()
+    unlike = [
+        episode(f"a fox {number}", f"Number {chr(97 + number % 26)}{number} rests.") for number in range(300)
+    ]
+    letters = str.maketrans("0123456789", "abcdefghij")
+    unlike = [episode(each.input, each.output.translate(letters)) for each in unlike]
+    training.write(tmp_path, unlike)
+    assert not (tmp_path / PHRASES_FILE).exists()
+
+
+#         0    1    2     3       4       5        6     7
+TOKENS = (b"", b"", b"", b" a", b" fox", b" sits", b".", b" sees")
+WORDS = Words.of(TOKENS)
+SITS = Sentences.of(Phrases.of({". a", "a fox", "fox sits", "sits .", ". a fox", "a fox sits", "fox sits ."}, (), ()),
+                    TOKENS, WORDS)  # fmt: skip
+STRANGE, SOUND = [3, 4, 7, 6], [3, 4, 5, 6]
+
+
+class Wavering(ToyDecoder):
+    """Says "a fox sits." and "a fox sees." equally often."""
+
+    def _top(self, rows: Sequence[int], lengths: Sequence[int]) -> Top:
+        ids = [[STRANGE[(length - 2) % 4], SOUND[(length - 2) % 4]] for length in lengths]
+        return Top(np.zeros((len(ids), 2), np.float32), np.array(ids))
+
+
+def said(
+    engine: Engine, *, redraws: int, n: int = 1, seed: int = 0, temperature: float = 1.0
+) -> list[list[int]]:
+    """Candidates, which their events have told of in the same order."""
+    sampling = Sampling(temperature, top_p=1.0, redraws=redraws)
+    told: dict[int, list[int]] = {index: [] for index in range(n)}
+
+    def note(event: Event) -> None:
+        if isinstance(event, Token):
+            told[event.candidate].append(event.token_id)
+
+    request = GenerationRequest((1, 1), n=n, max_tokens=22, sampling=sampling, seed=seed)
+    generation = engine.submit(request, note)
+    while generation.status.value != "over":
+        engine.step()
+    found = [ids for ids, _ in generation.result().candidates]
+    assert found == list(told.values())
+    return found
+
+
+def started(decoder: ToyDecoder, sentences: Sentences | None) -> Engine:
+    engine = Engine(decoder, END, words=WORDS, sentences=sentences, clock=decoder.clock)
+    engine.start(background=False)
+    return engine
+
+
+def test_a_strange_sentence_is_drawn_anew() -> None:
+    engine = started(Wavering(), SITS)
+    plain = said(engine, redraws=0, n=8)
+    assert any(7 in each for each in plain) and engine.stats.redrawn_sentences == 0
+    assert all(each == [*SOUND * 5, 3, 4] for each in said(engine, redraws=30, n=8))
+    assert engine.stats.redrawn_sentences > 8
+
+
+def test_a_sentence_that_is_strange_again_and_again_stays() -> None:
+    engine = started(Wavering(), Sentences.of(Phrases.of({"nothing"}, (), ()), TOKENS, WORDS))
+    ((ids),) = said(engine, redraws=3)
+    assert len(ids) == 22 and engine.stats.redrawn_sentences == 3 * 5
+
+
+def test_nothing_is_drawn_anew_without_phrases_or_where_all_draws_are_alike() -> None:
+    assert said(started(Wavering(), None), redraws=3) == said(started(Wavering(), SITS), redraws=0)
+    engine = started(Wavering(), SITS)
+    assert said(engine, redraws=3, temperature=0.0) == [[*STRANGE * 5, 3, 4]]
+    assert engine.stats.redrawn_sentences == 0
+
+
+def test_a_candidate_says_the_same_in_any_company() -> None:
+    together = said(started(Wavering(), SITS), redraws=1, n=8, seed=4)
+    assert together[:3] == said(started(Wavering(), SITS), redraws=1, n=3, seed=4)
+    assert len({tuple(each) for each in together}) > 1
+
+
+def test_a_sentence_is_handed_out_when_it_is_whole() -> None:
+    engine = started(Wavering(), SITS)
+    heard: list[Event] = []
+    sampling = Sampling(1.0, top_p=1.0, redraws=3)
+    generation = engine.submit(GenerationRequest((1, 1), max_tokens=22, sampling=sampling), heard.append)
+    counts = []
+    while generation.status.value != "over":
+        engine.step()
+        counts.append(sum(isinstance(event, Token) for event in heard))
+    assert set(counts) == {0, 4, 8, 12, 16, 20, 22}
+
+
+class Hashing(ToyDecoder):
+    """Either of two tokens may follow what a row holds, which a hash tells."""
+
+    def _top(self, rows: Sequence[int], lengths: Sequence[int]) -> Top:
+        ids = [
+            may_follow(self._cells[row, :length].tolist()) for row, length in zip(rows, lengths, strict=True)
+        ]
+        return Top(np.zeros((len(ids), 2), np.float32), np.array(ids))
+
+
+def may_follow(held: list[int]) -> list[int]:
+    token = hash(tuple(held)) % 4
+    return [3 + token, 3 + (token + 1) % 5]
+
+
+def test_what_was_withdrawn_leaves_nothing_in_the_cache() -> None:
+    engine = started(Hashing(), Sentences.of(Phrases.of({"nothing"}, (), ()), TOKENS, WORDS))
+    for ids in said(engine, redraws=2, n=6):
+        held = [1, 1]
+        for token in ids:
+            assert token in may_follow(held)
+            held.append(token)
+    assert engine.stats.redrawn_sentences > 6
+
+
+def test_a_draft_gives_each_sentence_as_many_tries() -> None:
+    draft = Draft(SITS, (1, 1), redraws=2)
+    assert [draft.refuses(STRANGE) for _ in range(6)] == [True, True, False, True, True, False]
+    assert draft.refuses(STRANGE) and not draft.refuses(SOUND)
+    assert [draft.refuses(STRANGE) for _ in range(3)] == [True, True, False]
+    assert draft.ends_with(6) and not draft.ends_with(5)
+
+
+def test_fewer_than_no_redraws_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="redraws"):
+        Engine(Wavering(), END).submit(GenerationRequest((1, 1), sampling=Sampling(redraws=-1)))
