@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from promptdial.bundle import Bundle
+from promptdial.bundle import PHRASES_FILE, WORDS_FILE, Bundle
 from promptdial.command import Command, word_count
 from promptdial.engine import Engine, Generation, GenerationRequest, Sampling
 from promptdial.relevance import RelevanceScorer, cosine
@@ -86,8 +86,9 @@ def generate(
         )
         for case, command in zip(cases, commands, strict=True)
     ]
-    decoder = bundle.files[bundle.decoder_path.relative_to(bundle.path).as_posix()].sha256
-    keys = [_key(decoder, request) for request in requests]
+    names = (bundle.decoder_path.relative_to(bundle.path).as_posix(), WORDS_FILE, PHRASES_FILE)
+    files = " ".join(bundle.files[name].sha256 for name in names if name in bundle.files)
+    keys = [_key(files, request) for request in requests]
     known = _read(kept)
     todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
     log.info("%s: %d requests, %d of them generated before", bundle.name, len(cases), len(cases) - len(todo))
@@ -148,10 +149,10 @@ def _with_progress(pending: list[tuple[str, Generation]]) -> Iterator[tuple[str,
             said = now
 
 
-def _key(decoder: str, request: GenerationRequest) -> str:
+def _key(files: str, request: GenerationRequest) -> str:
     """Everything that an answer depends on."""
     parts = (
-        decoder,
+        files,
         request.prompt,
         request.n,
         request.max_tokens,
