@@ -73,14 +73,6 @@ def test_a_word_may_come_twice_where_the_input_has_it_twice() -> None:
     assert known.is_strange("A cat lies by a cat.", known.given("a cat"))
 
 
-def test_one_new_triple_is_let_pass_and_two_are_not() -> None:
-    known = training.learnt(
-        [episode("", text) for text in ("One two three.", "Six two four.", "Seven four five.")]
-    )
-    assert not known.is_strange("One two four.", known.given(""))
-    assert known.is_strange("One two four five.", known.given(""))
-
-
 def test_phrases_are_read_as_they_were_written() -> None:
     assert Phrases.from_bytes(KNOWN.to_bytes()) == KNOWN
 
@@ -115,8 +107,7 @@ def test_rows_that_tell_nothing_of_other_texts_leave_no_file(tmp_path: Path) -> 
 #         0    1    2     3       4       5        6     7
 TOKENS = (b"", b"", b"", b" a", b" fox", b" sits", b".", b" sees")
 WORDS = Words.of(TOKENS)
-SITS = Sentences.of(Phrases.of({". a", "a fox", "fox sits", "sits .", ". a fox", "a fox sits", "fox sits ."}, (), ()),
-                    TOKENS, WORDS)  # fmt: skip
+SITS = Sentences.of(Phrases.of({". a fox", "a fox sits", "fox sits ."}, (), ()), TOKENS, WORDS)
 STRANGE, SOUND = [3, 4, 7, 6], [3, 4, 5, 6]
 
 

@@ -46,7 +46,7 @@ SENSE = Sense.of(
         ("The newt rests stone wall.", Faults(1, 0, 0)),
         ("The newt rests beside a.", Faults(1, 0, 0)),
         ("The yacht rests beside a stone wall.", Faults(1, 1, 0)),
-        ("The newt rests beside a stone wall behind the newt.", Faults(1, 0, 0)),
+        ("The newt rests beside a stone wall behind the newt.", Faults(1, 0, 1)),
         ("The newt behind the newt rests beside a stone wall.", Faults(1, 0, 1)),
         ("A lamp post stands behind a stone lamp post.", Faults(3, 0, 2)),
     ],

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from promptdial.bundle import PHRASES_FILE
-from promptdial.engine.phrases import Phrases, grams, items, own_words, twice
+from promptdial.engine.phrases import Phrases, items, own_words, triples, twice
 from training import rules
 from training.episodes import Episode
 
@@ -46,7 +46,7 @@ def learnt(episodes: Iterable[Episode]) -> Phrases:
         own = own_words(episode.input, rules.STOPWORDS)
         for sentence in rules.sentences(episode.output):
             found = items(sentence)
-            known.update(grams(found, own))
+            known.update(triples(found, own))
             repeated.update(twice(own, found, rules.STOPWORDS) - own)
     return Phrases.of(
         known, {word for word, rows in repeated.items() if rows >= REPEATED_ROWS}, rules.STOPWORDS

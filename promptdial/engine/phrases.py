@@ -1,10 +1,9 @@
 """Sentences that hold together, told by the words that stand side by side in what a model was trained on.
 
 A small model that knows many sentences goes over from one to another where they share a word ("the view widens until
-open air appears"). So the bundle knows the pairs and triples of neighbouring words of its rows. A sentence is strange
-that has a pair of its own, or several triples, or that says a word twice; the engine draws it anew
-(``Sampling.redraws``). The words of the input count as one, singular and plural apart: what is known with one thing is
-known with all.
+open air appears"). So the bundle knows what three words and signs stand side by side in its rows. A sentence is strange
+that has others, or that says a word twice; the engine draws it anew (``Sampling.redraws``). The words of the input
+count as one, singular and plural apart: what is known with one thing is known with all.
 
 What is known lies in a Bloom filter ("Space/time trade-offs in hash coding with allowable errors", Bloom, 1970): ten
 bits each, and one in a hundred that isn't known passes for known. docs/experiments.md tells how this compares with what
@@ -26,8 +25,7 @@ from promptdial.engine.length import Words
 
 START = "."
 OWN, OWNS = "<own>", "<owns>"  # stand for a word of the input, and for a plural
-MOST_TRIPLES = 1  # of its own, that a sentence may have
-NEAR = 4  # words, within which a word of the input doesn't come again
+NEAR = 12  # words, within which a word of the input doesn't come again
 SHORT_WORD = 3  # letters: shorter words may come again
 BITS_EACH, HASHES = 10, 7
 _ITEM = re.compile(r"[^\W\d_]+|\S")
@@ -61,12 +59,10 @@ def twice(own: Collection[str], found: Sequence[str], stopwords: Collection[str]
     }
 
 
-def grams(found: Sequence[str], own: Collection[str]) -> Iterator[str]:
-    """A sentence's pairs and triples of items, as they are learnt: with the words of the input as one."""
+def triples(found: Sequence[str], own: Collection[str]) -> Iterator[str]:
+    """A sentence's items in threes, as they are learnt: with the words of the input as one."""
     classed = [_class(word) if word in own else word for word in found]
-    for size in (2, 3):
-        for place in range(size, len(classed) + 1):
-            yield " ".join(classed[place - size : place])
+    return (" ".join(three) for three in zip(classed, classed[1:], classed[2:], strict=False))
 
 
 def _class(word: str) -> str:
@@ -83,8 +79,8 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """What is known: a Bloom filter of pairs and triples, the words that come twice in known sentences, and those that
-    carry no sense."""
+    """What is known: a Bloom filter of triples, the words that come twice in known sentences, and those that carry no
+    sense."""
 
     bits: bytes
     repeated: Collection[str]
@@ -92,10 +88,10 @@ class Phrases:
 
     @classmethod
     def of(cls, known: Collection[str], repeated: Collection[str], stopwords: Collection[str]) -> Phrases:
-        """From pairs and triples as ``grams`` gives them."""
+        """From triples as ``triples`` gives them."""
         bits = bytearray(len(known) * BITS_EACH // 8 + 1)
-        for gram in known:
-            for place in _places(gram, len(bits)):
+        for triple in known:
+            for place in _places(triple, len(bits)):
                 bits[place >> 3] |= 1 << (place & 7)
         return cls(bytes(bits), frozenset(repeated), frozenset(stopwords))
 
@@ -130,23 +126,17 @@ class Phrases:
         if any(word in own or word not in self.repeated for word in again if word not in given.repeated):
             return True
         forms = [(word, _class(word)) if word in own else (word,) for word in found]
-        pairs = (forms[place - 2 : place] for place in range(2, len(forms) + 1))
-        if not all(map(self._knows, pairs)):
-            return True
-        triples = (forms[place - 3 : place] for place in range(3, len(forms) + 1))
-        return sum(not self._knows(triple) for triple in triples) > MOST_TRIPLES
+        threes = zip(forms, forms[1:], forms[2:], strict=False)
+        return not all(any(self._has(" ".join(three)) for three in product(*each)) for each in threes)
 
-    def _knows(self, forms: Iterable[tuple[str, ...]]) -> bool:
-        return any(self._has(" ".join(gram)) for gram in product(*forms))
-
-    def _has(self, gram: str) -> bool:
+    def _has(self, triple: str) -> bool:
         bits = self.bits
-        return all(bits[place >> 3] >> (place & 7) & 1 for place in _places(gram, len(bits)))
+        return all(bits[place >> 3] >> (place & 7) & 1 for place in _places(triple, len(bits)))
 
 
-def _places(gram: str, size: int) -> Iterator[int]:
+def _places(triple: str, size: int) -> Iterator[int]:
     """The bits of a filter of ``size`` bytes that stand for it."""
-    number = int.from_bytes(blake2b(gram.encode(), digest_size=8).digest(), "little")
+    number = int.from_bytes(blake2b(triple.encode(), digest_size=8).digest(), "little")
     step, number = (number >> 32) | 1, number & 0xFFFFFFFF
     for _ in range(HASHES):
         yield number % (8 * size)
