@@ -1,9 +1,9 @@
 """Sentences that hold together, told by the words that stand side by side in what a model was trained on.
 
 A small model that knows many sentences goes over from one to another where they share a word ("small waves travel
-across the city can be seen"). So the bundle knows what three words and signs stand side by side in its rows. A sentence is strange
-that has others, or that says a word twice; the engine draws it anew (``Sampling.redraws``). The words of the input
-count as one, singular and plural apart: what is known with one thing is known with all.
+across the city can be seen"). So the bundle knows what three words and signs stand side by side in its rows. A sentence
+is strange that has others, or that says a word twice; the engine draws it anew (``Sampling.redraws``). The words of the
+input count as one, singular and plural apart: what is known with one thing is known with all.
 
 What is known lies in a Bloom filter ("Space/time trade-offs in hash coding with allowable errors", Bloom, 1970): ten
 bits each, and one in a hundred that isn't known passes for known. docs/experiments.md tells how this compares with what
