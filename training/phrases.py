@@ -25,9 +25,8 @@ def write(folder: Path, episodes: Sequence[Episode]) -> None:
     """Put the phrases of the episodes beside a checkpoint, unless they tell nothing of texts that aren't among them."""
     path = folder / PHRASES_FILE
     path.unlink(missing_ok=True)
-    left_out = [episode for episode in episodes if zlib.crc32(episode.key.encode()) % LEFT_OUT == 0]
-    keys = {episode.key for episode in left_out}
-    found = learnt(episode for episode in episodes if episode.key not in keys)
+    left_out = [episode for episode in episodes if _is_left_out(episode)]
+    found = learnt(episode for episode in episodes if not _is_left_out(episode))
     share = strange_share(found, left_out) if left_out else 1.0
     log.info(
         "%.0f %% of the sentences of texts that were left out have phrases that no other row has", 100 * share
@@ -36,6 +35,10 @@ def write(folder: Path, episodes: Sequence[Episode]) -> None:
         path.write_bytes(found.to_bytes())
     else:
         log.info("no %s: the rows are too few to tell strange sentences by", PHRASES_FILE)
+
+
+def _is_left_out(episode: Episode) -> bool:
+    return zlib.crc32(episode.key.encode()) % LEFT_OUT == 0
 
 
 def learnt(episodes: Iterable[Episode]) -> Phrases:
