@@ -210,7 +210,7 @@ def test_what_was_withdrawn_leaves_nothing_in_the_cache() -> None:
 
 
 def test_a_draft_gives_each_sentence_as_many_tries() -> None:
-    draft = Draft(SITS, (1, 1), redraws=2)
+    draft = Draft(SITS, SITS.given((1, 1)), redraws=2)
     assert [draft.refuses(STRANGE) for _ in range(6)] == [True, True, False, True, True, False]
     assert draft.refuses(STRANGE) and not draft.refuses(SOUND)
     assert [draft.refuses(STRANGE) for _ in range(3)] == [True, True, False]

@@ -1,10 +1,11 @@
 """Sentences that hold together, told from such as don't by what the rows that a model learns from hold.
 
 Four faults that can be counted, which readers stumble over: a pair of neighbouring words that no row has; a thing that
-is neither the input's nor one that rows bring in of themselves; a word that comes again, one of the input a few words
-later ("the cake and the cake") and any other in the same sentence ("from vermilion to vermilion"); and words of a short
-input that a longer answer lacks, which is a fault of its first sentence. In a pair the words of the input count as one:
-what is known with one thing is known with all. docs/experiments.md tells how this compares with what readers say.
+is neither the input's nor one that rows bring in of themselves; a word that comes again, one of the input within a
+dozen words ("the cake and the cake") and any other in the same sentence ("from vermilion to vermilion"); and words of a
+short input that a longer answer lacks, which is a fault of its first sentence. In a pair the words of the input count
+as one: what is known with one thing is known with all. docs/experiments.md tells how this compares with what readers
+say.
 """
 
 from __future__ import annotations

@@ -259,8 +259,10 @@ class Engine:
             generation.words = self._spelling.words_in(request.prompt)
         for candidate in generation.candidates:
             self._follow(candidate)
-            if self._sentences is not None and sampling.redraws and sampling.temperature:
-                candidate.draft = Draft(self._sentences, request.prompt, sampling.redraws)
+        if self._sentences is not None and sampling.redraws and sampling.temperature:
+            given = self._sentences.given(request.prompt)
+            for candidate in generation.candidates:
+                candidate.draft = Draft(self._sentences, given, sampling.redraws)
         self._scheduler.submit(generation)
         return generation
 

@@ -50,7 +50,7 @@ def own_words(text: str, stopwords: Collection[str]) -> set[str]:
 
 
 def twice(own: Collection[str], found: Sequence[str], stopwords: Collection[str]) -> set[str]:
-    """Words that carry sense and come again in a sentence: those of the input a few words on, the others anywhere."""
+    """Words that carry sense and come again in a sentence: those of the input within ``NEAR`` words, others anywhere."""
     return {
         word
         for place, word in enumerate(found)
@@ -156,6 +156,10 @@ class Sentences:
         """From what each id stands for."""
         return cls(phrases, tokens, words.closes)
 
+    def given(self, prompt: Iterable[int]) -> Given:
+        """What a prompt's input brings into its answers."""
+        return self.phrases.given(self.text(prompt))
+
     def text(self, ids: Iterable[int]) -> str:
         """What ids stand for; control tokens stand for nothing."""
         return b"".join(self.tokens[token] for token in ids).decode(errors="replace")
@@ -166,10 +170,9 @@ class Draft:
 
     __slots__ = ("_given", "_left", "_most", "_sentences")
 
-    def __init__(self, sentences: Sentences, prompt: Iterable[int], redraws: int) -> None:
+    def __init__(self, sentences: Sentences, given: Given, redraws: int) -> None:
         """``redraws``: how often a sentence is drawn anew; then it stays as it is."""
-        self._sentences = sentences
-        self._given = sentences.phrases.given(sentences.text(prompt))
+        self._sentences, self._given = sentences, given
         self._most = self._left = redraws
 
     def ends_with(self, token: int) -> bool:
