@@ -50,7 +50,7 @@ def own_words(text: str, stopwords: Collection[str]) -> set[str]:
 
 
 def twice(own: Collection[str], found: Sequence[str], stopwords: Collection[str]) -> set[str]:
-    """Words that carry sense and come again in a sentence: those of the input within ``NEAR`` words, others anywhere."""
+    """Words that carry sense and come again in a sentence: those of inputs within ``NEAR`` words; others anywhere."""
     return {
         word
         for place, word in enumerate(found)
