@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from promptdial.bundle import PHRASES_FILE
-from promptdial.engine import Engine, Event, GenerationRequest, Sampling, Token
+from promptdial.engine import Engine, Event, Generation, GenerationRequest, Sampling, Token
 from promptdial.engine.cached import Top
 from promptdial.engine.length import Words
 from promptdial.engine.phrases import Draft, Phrases, Sentences
-from promptdial.errors import InvalidRequest
+from promptdial.errors import InvalidRequest, Overloaded
 from tests.toy import END, ToyDecoder
 from training import phrases as training
 from training.episodes import Episode
@@ -157,6 +157,24 @@ def test_a_sentence_that_is_strange_again_and_again_stays() -> None:
     engine = started(Wavering(), Sentences.of(Phrases.of({"nothing"}, (), ()), TOKENS, WORDS))
     ((ids),) = said(engine, redraws=3)
     assert len(ids) == 22 and engine.stats.redrawn_sentences == 3 * 5
+
+
+def test_admission_learns_how_much_is_drawn_anew() -> None:
+    """Every sentence four times: who leaves twice the time of the text alone is refused once that is known."""
+    decoder = Wavering()
+    engine = started(decoder, Sentences.of(Phrases.of({"nothing"}, (), ()), TOKENS, WORDS))
+    sampling = Sampling(1.0, top_p=1.0, redraws=3)
+    alone_s = 22 * (decoder.step_s + decoder.row_s)
+
+    def submit() -> Generation:
+        deadline = decoder.now + 2 * alone_s
+        return engine.submit(GenerationRequest((1, 1), max_tokens=22, sampling=sampling, deadline=deadline))
+
+    submit().cancel()
+    for seed in range(40):
+        said(engine, redraws=3, seed=seed)
+    with pytest.raises(Overloaded, match="idle engine"):
+        submit()
 
 
 def test_nothing_is_drawn_anew_without_phrases_or_where_all_draws_are_alike() -> None:

@@ -201,7 +201,7 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
     assert all(torch.allclose(after[name], before[name] + 0.25, atol=1e-5) for name in before)
     details = json.loads((out / "promptdial.json").read_text())
     assert details["sampling"] == sampling
-    assert set(details["words"].split()) == {*known["words"].split(), "zebra"} > {"zebra"}
+    assert details["words"] == known["words"]
     assert set(details["training"]) == {"75% of the weights", "25% of the weights"}
     assert main(["average", str(first), str(second), "--share", "0.5", "--out", str(out)]) == 1
 

@@ -40,8 +40,6 @@ def run(args: argparse.Namespace) -> None:
         f"{share:.0%} of the weights": checkpoint.read_details(path).get("training", path.name)
         for path, share in zip(args.checkpoints, shares, strict=True)
     }
-    known = [checkpoint.read_words(path) for path in args.checkpoints]
-    details["words"] = " ".join(sorted(set().union(*known))) if all(known) else ""
     if args.sampling:
         details["sampling"] = json.loads(args.sampling)
     if args.out.exists():

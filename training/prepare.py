@@ -43,6 +43,7 @@ TEMPLATES_ONLY = ("unigenbench-train",)
 TRAIN_ONLY = (
     "swapped",
     "written",
+    "altered",
 )  # what is validated on is text as found, as it was before there were these
 SHORTEST_CAPTION = 4  # words
 HELD_OUT_SHARE = 0.007

@@ -15,7 +15,7 @@ from training.sources import ATTRIBUTION
 
 RECIPES = Path(__file__).parent / "recipes"
 ORIGINS = ("real", "derived", "generated", "distilled", "rollout")
-GENERATED_METHODS = ("written", "scene", "lettering", "style-template")
+GENERATED_METHODS = ("written", "altered", "scene", "lettering", "style-template")
 OPTIMIZERS = ("adamw", "muon")
 STARTS = {
     "embeddings": ("scorer", "random"),

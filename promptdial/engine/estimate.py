@@ -32,6 +32,7 @@ class Speed:
         self._pieces = [0.0] * (_bucket(pieces[-1] + 1) + 1)
         self.turn_s = 0.0  # of a whole turn with rows, with whatever prompts were read in it
         self.share = 1.0  # of their max_tokens that requests without an expectation used
+        self.draws = 1.0  # of tokens for each that stays: sentences that don't hold together are drawn anew
 
     def step_s(self, rows: int) -> float:
         """Seconds of a decode step."""
@@ -69,6 +70,11 @@ class Speed:
     def ended(self, tokens: int, max_tokens: int) -> None:
         """Learn from a candidate of a request that said only its bound."""
         self.share += REQUEST_WEIGHT * (tokens / max_tokens - self.share)
+
+    def drew(self, tokens: int, withdrawn: int) -> None:
+        """Learn from a candidate of so many tokens how many others were drawn for them."""
+        if tokens:
+            self.draws += REQUEST_WEIGHT * ((tokens + withdrawn) / tokens - self.draws)
 
 
 def _bucket(tokens: int) -> int:

@@ -104,7 +104,7 @@ class Candidate:
 
     __slots__ = (
         "cached", "characters", "draft", "generation", "handed_out", "index", "pace", "reason", "redrawn", "runs",
-        "speller", "stream", "tokens",
+        "speller", "stream", "tokens", "withdrawn",
     )  # fmt: skip
 
     def __init__(self, generation: Generation, index: int) -> None:
@@ -123,6 +123,7 @@ class Candidate:
         self.draft: Draft | None = None
         self.handed_out = 0  # tokens that the caller has been told of
         self.redrawn = 0  # sentences
+        self.withdrawn = 0  # tokens, of these
 
     @property
     def newest(self) -> int:
@@ -148,6 +149,7 @@ class Candidate:
 
     def withdraw(self) -> None:
         """Go back to what was handed out; the engine has set up anew what follows the text."""
+        self.withdrawn += len(self.tokens) - self.handed_out
         del self.tokens[self.handed_out :]
         self.cached = len(self.generation.request.prompt) - 1 + len(self.tokens)
         self.redrawn += 1

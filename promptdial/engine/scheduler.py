@@ -186,8 +186,9 @@ class Scheduler:
             self.running.remove(generation)
             self._last_end = self.clock()
             self._learn(generation, missed=self._last_end >= _deadline(generation))
-            if generation.request.expected_tokens is None:
-                for candidate in generation.candidates:
+            for candidate in generation.candidates:
+                self.speed.drew(len(candidate.tokens), candidate.withdrawn)
+                if generation.request.expected_tokens is None:
                     self.speed.ended(len(candidate.tokens), generation.request.max_tokens)
 
     def take_all(self) -> list[Generation]:
@@ -357,7 +358,7 @@ class Scheduler:
         return Work(
             prompt=len(request.prompt) - generation.read,
             rows=rows,
-            tokens=max(1, round(tokens)),
+            tokens=max(1, round(self.speed.draws * tokens)),
             delay_s=delay_s,
         )
 

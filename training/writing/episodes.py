@@ -147,9 +147,9 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.R
     ):  # told as they stand
         length = max(length, word_count(text) + 8)
     share = ALTERED_SHARES.get(task, ALTERED_SHARE_LONG if length > LONG else ALTERED_SHARE)
-    if rng.random() < share:
-        parsed = _altered(writer, parsed, other, rng)
-    prompt = rules.clean(writer.prompt(parsed, length, modality, rng, style, what))
+    told = _altered(writer, parsed, other, rng) if rng.random() < share else parsed
+    method = "written" if told == parsed else "altered"
+    prompt = rules.clean(writer.prompt(told, length, modality, rng, style, what))
     if task == "compress":
         asked, prompt = prompt, rules.sentence(rules.clean(row["text"]))
         if word_count(asked) < 1.5 * word_count(prompt):
@@ -165,7 +165,7 @@ def _episode(writer: Writer, row: Row, parsed: Parsed, other: str, rng: random.R
         asked,
         prompt,
         "generated",
-        "written",
+        method,
         source,
         licence,
         row["key"],
