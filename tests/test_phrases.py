@@ -111,6 +111,19 @@ SITS = Sentences.of(Phrases.of({". a fox", "a fox sits", "fox sits ."}, (), ()),
 STRANGE, SOUND = [3, 4, 7, 6], [3, 4, 5, 6]
 
 
+EITHER = (b"", b"", b"", b" a", b" fox", b" sits", b".", b" sees", b" hen")
+EITHER_WORDS = Words.of(EITHER)
+
+
+class Sure(ToyDecoder):
+    """Says "a fox sits." and "a hen sits." equally often, and that it sees hardly ever."""
+
+    def _top(self, rows: Sequence[int], lengths: Sequence[int]) -> Top:
+        ids = [((3, 3), (4, 8), (5, 7), (6, 6))[(length - 2) % 4] for length in lengths]
+        logits = [[0.0, 0.0 if (length - 2) % 4 == 1 else -9.0] for length in lengths]
+        return Top(np.array(logits, np.float32), np.array(ids))
+
+
 class Wavering(ToyDecoder):
     """Says "a fox sits." and "a fox sees." equally often."""
 
@@ -157,6 +170,32 @@ def test_a_sentence_that_is_strange_again_and_again_stays() -> None:
     engine = started(Wavering(), Sentences.of(Phrases.of({"nothing"}, (), ()), TOKENS, WORDS))
     ((ids),) = said(engine, redraws=3)
     assert len(ids) == 22 and engine.stats.redrawn_sentences == 3 * 5
+
+
+@pytest.mark.parametrize("min_p", [0.05, 0.0])
+def test_a_sentence_that_bars_leave_no_good_way_for_is_drawn_anew(min_p: float) -> None:
+    """A second "a fox sits" is barred: it says "a hen sits" and not "a fox sees", as long as `min_p` rules that out."""
+    texts = {". a fox", ". a hen", *(f"a {who} {does}" for who in ("fox", "hen") for does in ("sits", "sees")),
+             *(f"{who} {does} ." for who in ("fox", "hen") for does in ("sits", "sees"))}  # fmt: skip
+    decoder = Sure()
+    sentences = Sentences.of(Phrases.of(texts, (), ()), EITHER, EITHER_WORDS)
+    engine = Engine(decoder, END, words=EITHER_WORDS, sentences=sentences, clock=decoder.clock)
+    engine.start(background=False)
+    found = {}
+    for redraws in (0, 20):
+        sampling = Sampling(1.0, top_p=1.0, min_p=min_p, no_repeat=3, redraws=redraws)
+        handles = [
+            engine.submit(GenerationRequest((1, 1), n=8, max_tokens=length, sampling=sampling))
+            for length in (8, 12)
+        ]
+        while any(handle.status.value != "over" for handle in handles):
+            engine.step()
+        found[redraws] = [[ids for ids, _ in handle.result().candidates] for handle in handles]
+    assert any(7 in ids for ids in found[0][0])
+    assert any(7 in ids for ids in found[20][0]) == (min_p == 0)
+    assert all({4, 8} <= set(ids) for ids in found[20][0]) == (min_p > 0)
+    # With three sentences there is no other way, and the last of so many tries stays.
+    assert all(7 in ids for ids in found[20][1])
 
 
 def test_admission_learns_how_much_is_drawn_anew() -> None:

@@ -42,7 +42,7 @@ from promptdial.engine.request import (
     Status,
     Timing,
 )
-from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw
+from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw, is_dead_end
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.spelling import Speller, Spelling
 from promptdial.engine.threads import available_cpus
@@ -431,10 +431,15 @@ class Engine:
         end_id, capacity = self._end_id, self._decoder.capacity
         barred = [candidate.barred(end_id) for candidate in candidates]
         chosen = chooser.choose(top.logits, top.ids, draws, barred)
+        restricted = [bool(gone) for gone in barred]
         for row, candidate in enumerate(candidates):
             if candidate.speller is not None and not candidate.speller.allows(chosen[row]):
                 chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
-        for candidate, token in zip(candidates, chosen, strict=True):
+                restricted[row] = True
+        for row, (candidate, token) in enumerate(zip(candidates, chosen, strict=True)):
+            if restricted[row] and self._is_dead_end(candidate, token, top, row):
+                self._redraw(candidate)
+                continue
             ends = token == end_id or (candidate.pace is not None and candidate.pace.must_end)
             if not ends:
                 candidate.add(token)
@@ -455,6 +460,16 @@ class Engine:
             ):
                 candidate.hand_out()
                 self._finish(candidate, "length")
+
+    def _is_dead_end(self, candidate: Candidate, token: int, top: Top, row: int) -> bool:
+        """Whether a candidate goes back to the end of the sentence before rather than on with a token."""
+        if candidate.draft is None or len(candidate.tokens) == candidate.handed_out:
+            return False
+        sampling = candidate.generation.request.sampling
+        return (
+            is_dead_end(top.logits[row], top.ids[row], token, sampling, self._end_id)
+            and candidate.draft.gives_up()
+        )
 
     def _redraw(self, candidate: Candidate) -> None:
         """Go back to the end of the sentence before; what comes behind it in the cache is written anew."""

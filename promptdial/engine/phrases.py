@@ -179,6 +179,12 @@ class Draft:
         """Whether a sentence does."""
         return self._sentences.closes[token]
 
+    def gives_up(self) -> bool:
+        """Whether a sentence that can't go on well is to be drawn anew."""
+        gives_up = self._left > 0
+        self._left -= gives_up
+        return gives_up
+
     def refuses(self, sentence: Sequence[int]) -> bool:
         """Whether a whole sentence is to be drawn anew."""
         strange = self._left and self._sentences.phrases.is_strange(

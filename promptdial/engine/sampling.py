@@ -31,7 +31,8 @@ class Sampling:
     Nguyen et al., arXiv 2407.01082): where the model is sure little is left, where it is not nearly all.
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
-    A sentence that doesn't hold together (``promptdial/engine/phrases.py``) is drawn anew, ``redraws`` times at most.
+    A sentence that doesn't hold together (``promptdial/engine/phrases.py``), or that could go on only with what ``min_p``
+    rules out, since all else is barred, is drawn anew, ``redraws`` times at most.
     """
 
     temperature: float = 0.6
@@ -133,6 +134,20 @@ class Chooser:
         target = (reached[self._rows, last] * draws)[:, None]
         places = np.minimum((reached <= target).sum(axis=1), last)
         return list(ids[self._rows, places].tolist())
+
+
+def is_dead_end(
+    logits: NDArray[np.float32], ids: NDArray[np.int64], token: int, sampling: Sampling, end_id: int
+) -> bool:
+    """Whether a token was chosen only because likelier ones were barred: it is none that ``min_p`` would have left.
+
+    ``logits`` and ``ids`` are one row. That a text may not end yet is no dead end: it goes on with a new sentence.
+    """
+    others = logits[ids != end_id]
+    chosen = logits[ids == token]  # none, of a token that isn't among the likeliest
+    if not len(chosen) or not len(others):
+        return True
+    return bool(np.exp((chosen[0] - others[0]) / max(sampling.temperature, COLDEST)) < sampling.min_p)
 
 
 def _without(
