@@ -172,6 +172,14 @@ def test_a_sentence_that_is_strange_again_and_again_stays() -> None:
     assert len(ids) == 22 and engine.stats.redrawn_sentences == 3 * 5
 
 
+def test_of_sentences_that_are_all_strange_the_least_strange_is_taken() -> None:
+    engine = started(Wavering(), Sentences.of(Phrases.of({". a fox", "a fox sits"}, (), ()), TOKENS, WORDS))
+    assert any(7 in ids for ids in said(engine, redraws=0, n=8))
+    assert said(engine, redraws=20, n=8) == [[*SOUND * 5, 3, 4]] * 8
+    drawn = engine.stats.redrawn_sentences
+    assert 20 * 5 * 8 < drawn < 21 * 5 * 8  # once more where the last draw wasn't the best
+
+
 @pytest.mark.parametrize("min_p", [0.05, 0.0])
 def test_a_sentence_that_bars_leave_no_good_way_for_is_drawn_anew(min_p: float) -> None:
     """A second "a fox sits" is barred: it says "a hen sits" and not "a fox sees", as long as `min_p` rules that out."""

@@ -121,13 +121,17 @@ class Phrases:
 
     def is_strange(self, sentence: str, given: Given) -> bool:
         """Whether a sentence of an answer does not hold together."""
+        return self.strangeness(sentence, given) > 0
+
+    def strangeness(self, sentence: str, given: Given) -> int:
+        """How many triples and repeated words of a sentence of an answer no row has."""
         found, own = items(sentence), given.words
-        again = twice(own, found, self.stopwords)
-        if any(word in own or word not in self.repeated for word in again if word not in given.repeated):
-            return True
+        again = [word for word in twice(own, found, self.stopwords) if word not in given.repeated]
         forms = [(word, _class(word)) if word in own else (word,) for word in found]
         threes = zip(forms, forms[1:], forms[2:], strict=False)
-        return not all(any(self._has(" ".join(three)) for three in product(*each)) for each in threes)
+        return sum(word in own or word not in self.repeated for word in again) + sum(
+            not any(self._has(" ".join(three)) for three in product(*each)) for each in threes
+        )
 
     def _has(self, triple: str) -> bool:
         bits = self.bits
@@ -166,29 +170,52 @@ class Sentences:
 
 
 class Draft:
-    """The sentence that a candidate is at, which isn't handed out before it is whole."""
+    """The sentence that a candidate is at, which isn't handed out before it is whole.
 
-    __slots__ = ("_given", "_left", "_most", "_sentences")
+    Where it is strange it is drawn anew. When it was so as often as it may, the least strange draw is taken: it comes
+    again by its number, since a draw depends on nothing else.
+    """
+
+    __slots__ = ("_best", "_drawn", "_given", "_left", "_most", "_sentences", "_settled", "number")
 
     def __init__(self, sentences: Sentences, given: Given, redraws: int) -> None:
-        """``redraws``: how often a sentence is drawn anew; then it stays as it is."""
+        """``redraws``: how often a sentence is drawn anew, before one of its draws is taken."""
         self._sentences, self._given = sentences, given
-        self._most = self._left = redraws
+        self.number = self._drawn = 0  # of the draw that the sentence is of, and of the last new one
+        self._most = redraws
+        self._begin()
+
+    def _begin(self) -> None:
+        """With the next sentence."""
+        self._left, self._settled = self._most, False
+        self._best: tuple[int, int] | None = None  # how strange the least strange draw was, and its number
 
     def ends_with(self, token: int) -> bool:
         """Whether a sentence does."""
         return self._sentences.closes[token]
 
     def gives_up(self) -> bool:
-        """Whether a sentence that can't go on well is to be drawn anew."""
-        gives_up = self._left > 0
-        self._left -= gives_up
-        return gives_up
+        """Whether a sentence that can't go on well is drawn anew, as the draw ``number``."""
+        return not self._settled and self._draws_again()
 
     def refuses(self, sentence: Sequence[int]) -> bool:
-        """Whether a whole sentence is to be drawn anew."""
-        strange = self._left and self._sentences.phrases.is_strange(
-            self._sentences.text(sentence), self._given
-        )
-        self._left = self._left - 1 if strange else self._most
-        return bool(strange)
+        """Whether a whole sentence is drawn anew, as the draw ``number``."""
+        if self._most and not self._settled:
+            strange = self._sentences.phrases.strangeness(self._sentences.text(sentence), self._given)
+            if self._best is None or strange < self._best[0]:
+                self._best = strange, self.number
+            if strange and (self._left or self._best[0] < strange) and self._draws_again():
+                return True
+        self._begin()
+        return False
+
+    def _draws_again(self) -> bool:
+        """As a new draw, or as the best there was; not if all are used up and none was whole."""
+        if self._left:
+            self._left -= 1
+            self.number = self._drawn = self._drawn + 1
+        elif self._best is not None:
+            self.number, self._settled = self._best[1], True
+        else:
+            return False
+        return True

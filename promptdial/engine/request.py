@@ -103,7 +103,7 @@ class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
     __slots__ = (
-        "cached", "characters", "draft", "generation", "handed_out", "index", "pace", "reason", "redrawn", "runs",
+        "cached", "characters", "draft", "generation", "handed_out", "index", "pace", "reason", "runs",
         "speller", "stream", "tokens", "withdrawn",
     )  # fmt: skip
 
@@ -122,8 +122,7 @@ class Candidate:
         self.speller: Speller | None = None
         self.draft: Draft | None = None
         self.handed_out = 0  # tokens that the caller has been told of
-        self.redrawn = 0  # sentences
-        self.withdrawn = 0  # tokens, of these
+        self.withdrawn = 0  # tokens of sentences that were drawn anew
 
     @property
     def newest(self) -> int:
@@ -133,7 +132,7 @@ class Candidate:
     @property
     def step(self) -> int:
         """The number of its next draw, another one for what is drawn anew."""
-        return len(self.tokens) + REDRAWN * self.redrawn
+        return len(self.tokens) + (REDRAWN * self.draft.number if self.draft is not None else 0)
 
     def add(self, token: int) -> None:
         """Grow by a token."""
@@ -152,7 +151,6 @@ class Candidate:
         self.withdrawn += len(self.tokens) - self.handed_out
         del self.tokens[self.handed_out :]
         self.cached = len(self.generation.request.prompt) - 1 + len(self.tokens)
-        self.redrawn += 1
         for token in self.tokens:
             self._note(token)
 

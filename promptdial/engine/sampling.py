@@ -31,8 +31,8 @@ class Sampling:
     Nguyen et al., arXiv 2407.01082): where the model is sure little is left, where it is not nearly all.
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
-    A sentence that doesn't hold together (``promptdial/engine/phrases.py``), or that could go on only with what ``min_p``
-    rules out, since all else is barred, is drawn anew, ``redraws`` times at most.
+    A sentence that doesn't hold together (``promptdial/engine/phrases.py``), or that could go on only with what
+    ``min_p`` rules out, since all else is barred, is drawn anew, ``redraws`` times at most.
     """
 
     temperature: float = 0.6
