@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models
 
 from promptdial.command import DEFAULT_FORMAT, Command
 from promptdial.tokenizer import PromptTokenizer
+from training.vocabulary import without_seldom
 
 SENTENCES = ("a fox in the snow", "a red fox in the deep snow", "the fox, the snow and the owl")
 TOKENIZER = PromptTokenizer.train(SENTENCES * 3, 400)
@@ -24,6 +25,21 @@ def test_the_ids_of_a_prompt_are_the_golden_ones() -> None:
     assert TOKENIZER.out_id == 1
     assert (TOKENIZER.pad_id, TOKENIZER.end_id) == (0, 2)
     assert TOKENIZER.decode(ids) == "a fox"
+
+
+def test_what_few_texts_have_is_spelt_by_its_parts() -> None:
+    texts = [*["a fox in the snow"] * 5, *["a foxglove in the snow"] * 2, "the owl"]
+    tokenizer = PromptTokenizer.train([*texts, *["a kimono", "the owl"] * 5], 400)
+    assert [len(tokenizer.encode(word)) for word in ("fox", "foxglove", "owl", "kimono")] == [1] * 4
+    spelt = without_seldom(tokenizer, texts, 3)
+    assert [len(spelt.encode(word)) for word in ("fox", "snow")] == [1] * 2
+    assert all(len(spelt.encode(word)) > 1 for word in ("foxglove", "owl", "kimono"))
+    assert spelt.vocabulary == tokenizer.vocabulary and spelt.token_bytes() == tokenizer.token_bytes()
+    assert spelt.decode(spelt.encode("a kimono, a foxglove")) == "a kimono, a foxglove"
+    # What others are built of stays.
+    built = without_seldom(tokenizer, ["a foxglove"] * 3, 3)
+    assert len(built.encode("foxglove")) == len(built.encode("fox")) == 1 < len(built.encode("snow"))
+    assert without_seldom(tokenizer, texts, 0).to_text() == tokenizer.to_text()
 
 
 @given(st.text(max_size=60))

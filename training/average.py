@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the mean of checkpoints with one tokenizer and one shape; all else is the first one's."""
+    """Write the mean of checkpoints with the same tokens and one shape; all else is the first one's."""
     shares = args.share or [1 / len(args.checkpoints)] * len(args.checkpoints)
     if len(shares) != len(args.checkpoints) or abs(sum(shares) - 1) > 1e-6:
         raise TrainingError(f"--share needs {len(args.checkpoints)} numbers that add up to 1, got {shares}")
@@ -28,11 +28,12 @@ def run(args: argparse.Namespace) -> None:
     tokenizer, model = checkpoint.load_tokenizer(first), checkpoint.load_model(first)
     mean = {name: weight * shares[0] for name, weight in model.state_dict().items()}
     for path, share in zip(others, shares[1:], strict=True):
-        weights = checkpoint.load_model(path).state_dict()
-        if checkpoint.load_tokenizer(path).to_text() != tokenizer.to_text() or any(
+        weights, other = checkpoint.load_model(path).state_dict(), checkpoint.load_tokenizer(path)
+        alike = other.format == tokenizer.format and other.token_bytes() == tokenizer.token_bytes()
+        if not alike or any(
             name not in weights or weights[name].shape != weight.shape for name, weight in mean.items()
         ):
-            raise TrainingError(f"{path} has another tokenizer or another shape than {first}")
+            raise TrainingError(f"{path} has other tokens or another shape than {first}")
         mean = {name: weight + weights[name] * share for name, weight in mean.items()}
     model.load_state_dict(mean)
     details = checkpoint.read_details(first)

@@ -52,9 +52,15 @@ def fitting(
         for episode, input, output in zip(episodes, inputs, outputs, strict=True)
         if len(input) <= recipe.max_input_tokens
         and len(output) < recipe.max_tokens
-        and episode.words <= _of(recipe.longest, episode, episode.words)
-        and _of(recipe.repeat, episode, 1)
+        and is_wanted(episode, recipe)
     ]
+
+
+def is_wanted(episode: Episode, recipe: DataRecipe) -> bool:
+    """Whether a recipe trains on an episode, if its tokens are not too many."""
+    return episode.words <= _of(recipe.longest, episode, episode.words) and bool(
+        _of(recipe.repeat, episode, 1)
+    )
 
 
 def repeated(rows: Sequence[tuple[Episode, Row]], recipe: DataRecipe) -> list[Row]:

@@ -42,7 +42,20 @@ from promptdial.engine.spelling import words_of
 from promptdial.relevance import RelevanceScorer, load_scorer
 from promptdial.tasks import TASK_INFO
 from promptdial.tokenizer import PromptTokenizer
-from training import batches, card, checkpoint, init, muon, own, phrases, recipe, replay, rules, support
+from training import (
+    batches,
+    card,
+    checkpoint,
+    init,
+    muon,
+    own,
+    phrases,
+    recipe,
+    replay,
+    rules,
+    support,
+    vocabulary,
+)
 from training.episodes import Episode, read_episodes
 from training.errors import TrainingError
 from training.precision import has_bf16
@@ -84,6 +97,9 @@ def run(args: argparse.Namespace, judged: Sequence[batches.Row] = ()) -> None:
     train, held_out = read_episodes(args.episodes, "train"), read_episodes(args.episodes, "validation")
     scorer = load_scorer(args.scorer)
     tokenizer, model = _start(args, chosen, scorer)
+    if chosen.data.seldom:
+        outputs = [episode.output for episode in train if batches.is_wanted(episode, chosen.data)]
+        tokenizer = vocabulary.without_seldom(tokenizer, outputs, chosen.data.seldom)
     chosen = replace(chosen, model=checkpoint.sizes(model, chosen.model.dropout))
     started = _started(args, arguments, chosen, tokenizer)
     fitting, rows, validation = _rows(train, held_out, tokenizer, chosen, args.episodes)
