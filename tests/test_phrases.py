@@ -180,6 +180,25 @@ def test_of_sentences_that_are_all_strange_the_least_strange_is_taken() -> None:
     assert 20 * 5 * 8 < drawn < 21 * 5 * 8  # once more where the last draw wasn't the best
 
 
+class Forgetful(Wavering):
+    """Its prefill is another graph, as that of an int8 bundle is: only it says "a fox sits" in a first sentence."""
+
+    def prefill(self, row: int, tokens: Sequence[int], past: int = 0) -> Top:
+        super().prefill(row, tokens, past)
+        return Top(np.zeros((1, 2), np.float32), np.array([[5, 5]]))
+
+
+def test_what_is_said_again_is_what_was_said() -> None:
+    """The first draw of a text begins with what the prefill gives, which no later one does."""
+    known = Phrases.of({". sits fox", "sits fox sits"}, (), ())
+    engine = started(Forgetful(), Sentences.of(known, TOKENS, WORDS))
+    plain = said(engine, redraws=0, n=8)
+    assert all(ids[0] == 5 for ids in plain)
+    again = said(engine, redraws=2, n=8)
+    assert [ids[0] for ids in again].count(5) >= 4  # those whose first draw had "sits fox sits"
+    assert any(ids[:4] == [5, 4, 5, 6] for ids in again)
+
+
 @pytest.mark.parametrize("min_p", [0.05, 0.0])
 def test_a_sentence_that_bars_leave_no_good_way_for_is_drawn_anew(min_p: float) -> None:
     """A second "a fox sits" is barred: it says "a hen sits" and not "a fox sees", as long as `min_p` rules that out."""

@@ -37,6 +37,7 @@ vocabulary = 600
 positions = "sinusoidal"
 attention = "copy"
 [data]
+seldom = 2000
 max_input_tokens = 120
 max_tokens = 120
 repeat = { real = 2 }

@@ -559,7 +559,12 @@ def test_rows_cover_tasks_modalities_and_lengths_and_say_something_new() -> None
     made = written(600)
     assert {episode.task for episode in made} == {"expand", "tags", "brief", "style", "suggest", "compress"}
     assert {episode.modality for episode in made} == {"image", "video", "template"}
-    assert {(episode.origin, episode.method) for episode in made} == {("generated", "written")}
+    assert {(episode.origin, episode.method) for episode in made} == {
+        ("generated", "written"),
+        ("generated", "altered"),
+    }
+    altered = [episode for episode in made if episode.method == "altered"]
+    assert 0.8 * episodes.ALTERED_SHARE < len(altered) / len(made) < episodes.ALTERED_SHARES["tags"]
     lengths = [episode.words for episode in made if episode.task == "expand"]
     assert min(lengths) < 15 and max(lengths) > 90
     assert all(rules.adds(e.input, e.output) for e in made if e.task != "compress")

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 
+from promptdial.tokenizer import PromptTokenizer
 from training import checkpoint, phrases
 from training.episodes import read_episodes
 from training.errors import TrainingError
@@ -29,8 +30,7 @@ def run(args: argparse.Namespace) -> None:
     mean = {name: weight * shares[0] for name, weight in model.state_dict().items()}
     for path, share in zip(others, shares[1:], strict=True):
         weights, other = checkpoint.load_model(path).state_dict(), checkpoint.load_tokenizer(path)
-        alike = other.format == tokenizer.format and other.token_bytes() == tokenizer.token_bytes()
-        if not alike or any(
+        if _tokens(other) != _tokens(tokenizer) or any(
             name not in weights or weights[name].shape != weight.shape for name, weight in mean.items()
         ):
             raise TrainingError(f"{path} has other tokens or another shape than {first}")
@@ -52,3 +52,9 @@ def run(args: argparse.Namespace) -> None:
     details["metrics"] = {"validation_loss": loss}
     checkpoint.write_details(args.out, tokenizer, details)
     log.info("validation loss %.4f; wrote %s", loss, args.out)
+
+
+def _tokens(tokenizer: PromptTokenizer) -> list[object]:
+    """What each id stands for, and the ids of the control tokens."""
+    control = tokenizer.format.special_tokens()
+    return [*tokenizer.token_bytes(), *((token, tokenizer.token_id(token)) for token in control)]

@@ -52,7 +52,7 @@ class DataRecipe:
     `repeat` is how often a row comes in an epoch, 1 where nothing is said, 0 to leave it out; `longest` is how many
     words its output may have. Both are by source, method (of generated rows), task or origin, the first that is given.
     `earlier_words`: answers may also have the words that the weights started from might write. `seldom`: tokens that
-    fewer outputs have are spelt by their parts (training/vocabulary.py); 0 leaves the tokenizer as it is.
+    fewer of 100,000 outputs have are spelt by their parts (training/vocabulary.py); 0 leaves the tokenizer as it is.
     """
 
     max_input_tokens: int
@@ -61,7 +61,7 @@ class DataRecipe:
     repeat: dict[str, int] = field(default_factory=dict)
     longest: dict[str, int] = field(default_factory=dict)
     earlier_words: bool = True
-    seldom: int = 0
+    seldom: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,11 @@ def run(args: argparse.Namespace, judged: Sequence[batches.Row] = ()) -> None:
     train, held_out = read_episodes(args.episodes, "train"), read_episodes(args.episodes, "validation")
     scorer = load_scorer(args.scorer)
     tokenizer, model = _start(args, chosen, scorer)
-    if chosen.data.seldom:
+    if not judged:  # which have been spelt already
         outputs = [episode.output for episode in train if batches.is_wanted(episode, chosen.data)]
-        tokenizer = vocabulary.without_seldom(tokenizer, outputs, chosen.data.seldom)
+        tokenizer = vocabulary.without_seldom(
+            tokenizer, outputs, int(chosen.data.seldom * len(outputs) / 1e5)
+        )
     chosen = replace(chosen, model=checkpoint.sizes(model, chosen.model.dropout))
     started = _started(args, arguments, chosen, tokenizer)
     fitting, rows, validation = _rows(train, held_out, tokenizer, chosen, args.episodes)

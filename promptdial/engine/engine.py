@@ -42,7 +42,7 @@ from promptdial.engine.request import (
     Status,
     Timing,
 )
-from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw, is_dead_end
+from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw, is_unlikely
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.spelling import Speller, Spelling
 from promptdial.engine.threads import available_cpus
@@ -431,14 +431,17 @@ class Engine:
         end_id, capacity = self._end_id, self._decoder.capacity
         barred = [candidate.barred(end_id) for candidate in candidates]
         chosen = chooser.choose(top.logits, top.ids, draws, barred)
-        restricted = [bool(gone) for gone in barred]
+        # That a text may not end yet is no restriction: it goes on with another sentence.
+        restricted = [len(gone) > 1 or (len(gone) == 1 and end_id not in gone) for gone in barred]
         for row, candidate in enumerate(candidates):
-            if candidate.speller is not None and not candidate.speller.allows(chosen[row]):
+            if (said := candidate.said_again) is not None:
+                chosen[row], restricted[row] = said, False
+            elif candidate.speller is not None and not candidate.speller.allows(chosen[row]):
                 chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
                 restricted[row] = True
         for row, (candidate, token) in enumerate(zip(candidates, chosen, strict=True)):
             if restricted[row] and self._is_dead_end(candidate, token, top, row):
-                self._redraw(candidate)
+                self._begin_anew(candidate)
                 continue
             ends = token == end_id or (candidate.pace is not None and candidate.pace.must_end)
             if not ends:
@@ -447,8 +450,9 @@ class Engine:
             draft = candidate.draft
             if draft is not None:
                 whole = ends or draft.ends_with(token)
-                if whole and draft.refuses(candidate.tokens[candidate.handed_out :]):
-                    self._redraw(candidate)
+                sentence = [*candidate.tokens[candidate.handed_out :], *([end_id] if token == end_id else ())]
+                if whole and draft.refuses(sentence):
+                    self._begin_anew(candidate)
                     continue
             if draft is None or whole:
                 candidate.hand_out()
@@ -462,16 +466,14 @@ class Engine:
                 self._finish(candidate, "length")
 
     def _is_dead_end(self, candidate: Candidate, token: int, top: Top, row: int) -> bool:
-        """Whether a candidate goes back to the end of the sentence before rather than on with a token."""
-        if candidate.draft is None or len(candidate.tokens) == candidate.handed_out:
+        """Whether a sentence begins anew rather than going on with a token; the draft takes note of it."""
+        draft = candidate.draft
+        if draft is None or len(candidate.tokens) == candidate.handed_out:
             return False
         sampling = candidate.generation.request.sampling
-        return (
-            is_dead_end(top.logits[row], top.ids[row], token, sampling, self._end_id)
-            and candidate.draft.gives_up()
-        )
+        return is_unlikely(top.logits[row], top.ids[row], token, sampling, self._end_id) and draft.gives_up()
 
-    def _redraw(self, candidate: Candidate) -> None:
+    def _begin_anew(self, candidate: Candidate) -> None:
         """Go back to the end of the sentence before; what comes behind it in the cache is written anew."""
         self._follow(candidate)
         candidate.withdraw()

@@ -74,7 +74,7 @@ class Speed:
     def drew(self, tokens: int, withdrawn: int) -> None:
         """Learn from a candidate of so many tokens how many others were drawn for them."""
         if tokens:
-            self.draws += REQUEST_WEIGHT * ((tokens + withdrawn) / tokens - self.draws)
+            self.draws = _mean(self.draws, (tokens + withdrawn) / tokens, REQUEST_WEIGHT)
 
 
 def _bucket(tokens: int) -> int:
@@ -82,10 +82,10 @@ def _bucket(tokens: int) -> int:
     return -(-tokens // BUCKET)
 
 
-def _mean(mean: float, seconds: float, weight: float = STEP_WEIGHT) -> float:
+def _mean(mean: float, newest: float, weight: float = STEP_WEIGHT) -> float:
     if mean == 0.0:
-        return seconds
-    return mean + weight * (min(seconds, OUTLIER * mean) - mean)
+        return newest
+    return mean + weight * (min(newest, OUTLIER * mean) - mean)
 
 
 class Work(NamedTuple):

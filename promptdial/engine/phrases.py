@@ -172,50 +172,57 @@ class Sentences:
 class Draft:
     """The sentence that a candidate is at, which isn't handed out before it is whole.
 
-    Where it is strange it is drawn anew. When it was so as often as it may, the least strange draw is taken: it comes
-    again by its number, since a draw depends on nothing else.
+    Where it is strange, or can't go on well, it is drawn anew. When all tries are used up, the least strange one of
+    those that became whole is said again, token by token.
     """
 
-    __slots__ = ("_best", "_drawn", "_given", "_left", "_most", "_sentences", "_settled", "number")
+    __slots__ = ("_best", "_given", "_left", "_most", "_said", "_sentences", "number")
 
     def __init__(self, sentences: Sentences, given: Given, redraws: int) -> None:
         """``redraws``: how often a sentence is drawn anew, before one of its draws is taken."""
         self._sentences, self._given = sentences, given
-        self.number = self._drawn = 0  # of the draw that the sentence is of, and of the last new one
+        self.number = 0  # how many sentences were given up
         self._most = redraws
         self._begin()
 
     def _begin(self) -> None:
         """With the next sentence."""
-        self._left, self._settled = self._most, False
-        self._best: tuple[int, int] | None = None  # how strange the least strange draw was, and its number
+        self._left = self._most
+        self._best: tuple[int, Sequence[int]] | None = (
+            None  # how strange the least strange draw was, and its tokens
+        )
+        self._said: Sequence[int] = ()  # these, once they are said again
 
     def ends_with(self, token: int) -> bool:
         """Whether a sentence does."""
         return self._sentences.closes[token]
 
+    def goes_on(self, place: int) -> int | None:
+        """The token at a place of the sentence, if it is said again."""
+        return self._said[place] if place < len(self._said) else None
+
     def gives_up(self) -> bool:
-        """Whether a sentence that can't go on well is drawn anew, as the draw ``number``."""
-        return not self._settled and self._draws_again()
+        """Whether a sentence that can't go on well begins anew; takes note of it."""
+        return not self._said and self._begins_anew()
 
     def refuses(self, sentence: Sequence[int]) -> bool:
-        """Whether a whole sentence is drawn anew, as the draw ``number``."""
-        if self._most and not self._settled:
+        """Whether a whole sentence begins anew; takes note of it. ``<end>`` is part of it, where it was drawn."""
+        if not self._said:
             strange = self._sentences.phrases.strangeness(self._sentences.text(sentence), self._given)
             if self._best is None or strange < self._best[0]:
-                self._best = strange, self.number
-            if strange and (self._left or self._best[0] < strange) and self._draws_again():
+                self._best = strange, sentence
+            if strange and (self._left or self._best[0] < strange) and self._begins_anew():
                 return True
         self._begin()
         return False
 
-    def _draws_again(self) -> bool:
+    def _begins_anew(self) -> bool:
         """As a new draw, or as the best there was; not if all are used up and none was whole."""
         if self._left:
             self._left -= 1
-            self.number = self._drawn = self._drawn + 1
         elif self._best is not None:
-            self.number, self._settled = self._best[1], True
+            self._said = self._best[1]
         else:
             return False
+        self.number += 1
         return True

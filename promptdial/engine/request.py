@@ -134,6 +134,11 @@ class Candidate:
         """The number of its next draw, another one for what is drawn anew."""
         return len(self.tokens) + (REDRAWN * self.draft.number if self.draft is not None else 0)
 
+    @property
+    def said_again(self) -> int | None:
+        """Its next token, if that is settled."""
+        return None if self.draft is None else self.draft.goes_on(len(self.tokens) - self.handed_out)
+
     def add(self, token: int) -> None:
         """Grow by a token."""
         self.tokens.append(token)

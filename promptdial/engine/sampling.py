@@ -19,7 +19,7 @@ MASK = (1 << 64) - 1
 STRIDE = 0x9E3779B97F4A7C15
 MAX_TOP_K = 64  # what the decoder's graph gives
 SECOND_DRAWS = 1 << 32  # steps from here on are the second draws of the step without it
-REDRAWN = 1 << 16  # steps that a sentence that is drawn anew is away from what it was before
+REDRAWN = 1 << 16  # steps that the draws after a sentence was given up are away from those before
 COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
 
 
@@ -32,7 +32,7 @@ class Sampling:
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
     A sentence that doesn't hold together (``promptdial/engine/phrases.py``), or that could go on only with what
-    ``min_p`` rules out, since all else is barred, is drawn anew, ``redraws`` times at most.
+    ``min_p`` rules out, since all else is barred, is drawn anew, ``redraws`` times at most; then the best one is said.
     """
 
     temperature: float = 0.6
@@ -136,13 +136,15 @@ class Chooser:
         return list(ids[self._rows, places].tolist())
 
 
-def is_dead_end(
+def is_unlikely(
     logits: NDArray[np.float32], ids: NDArray[np.int64], token: int, sampling: Sampling, end_id: int
 ) -> bool:
-    """Whether a token was chosen only because likelier ones were barred: it is none that ``min_p`` would have left.
+    """Whether ``min_p`` would not have left a token, which was chosen because likelier ones are barred.
 
-    ``logits`` and ``ids`` are one row. That a text may not end yet is no dead end: it goes on with a new sentence.
+    ``logits`` and ``ids`` are one row. It isn't held against ``end_id``: a text that may not end goes on.
     """
+    if not sampling.min_p:
+        return False
     others = logits[ids != end_id]
     chosen = logits[ids == token]  # none, of a token that isn't among the likeliest
     if not len(chosen) or not len(others):

@@ -41,8 +41,8 @@ MISSES = 0.01  # the share of requests admitted while others were there that may
 CAUTION = 0.02  # by which one miss lowers the share of its time that a prediction may take
 LEAST_SHARE = 0.5  # that caution leaves
 
-# When it is due, a number that tells equals apart, the request, and what predictions take it for; None where that
-# follows what others use.
+# When it is due, a number that tells equals apart, the request, and what predictions took it for when it came; None
+# where that follows what others use.
 Entry = tuple[float, int, Generation, Work | None]
 
 
@@ -187,7 +187,8 @@ class Scheduler:
             self._last_end = self.clock()
             self._learn(generation, missed=self._last_end >= _deadline(generation))
             for candidate in generation.candidates:
-                self.speed.drew(len(candidate.tokens), candidate.withdrawn)
+                if candidate.draft is not None:
+                    self.speed.drew(len(candidate.tokens), candidate.withdrawn)
                 if generation.request.expected_tokens is None:
                     self.speed.ended(len(candidate.tokens), generation.request.max_tokens)
 
@@ -355,10 +356,11 @@ class Scheduler:
             rows, done = len(left), max(left, default=0)
         expected = request.expected_tokens or self.speed.share * request.max_tokens
         tokens = min(max(expected - done, OVERDUE * expected), request.max_tokens - done)
+        draws = 1.0 if generation.candidates[0].draft is None else self.speed.draws
         return Work(
             prompt=len(request.prompt) - generation.read,
             rows=rows,
-            tokens=max(1, round(self.speed.draws * tokens)),
+            tokens=max(1, round(draws * tokens)),
             delay_s=delay_s,
         )
 
