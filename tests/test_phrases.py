@@ -166,6 +166,21 @@ def test_a_strange_sentence_is_drawn_anew() -> None:
     assert engine.stats.redrawn_sentences > 8
 
 
+@pytest.mark.parametrize(("words", "rest"), [(18, []), (40, [3, 4])])
+def test_a_sentence_that_does_not_fit_is_left_out_of_a_text_that_is_long_enough(
+    words: int, rest: list[int]
+) -> None:
+    engine = started(Wavering(), SITS)
+    sampling = Sampling(1.0, top_p=1.0, redraws=30, length_tolerance=0.2)
+    told: list[Event] = []
+    request = GenerationRequest((1, 1), max_tokens=22, sampling=sampling, words=words)
+    generation = engine.submit(request, told.append)
+    while generation.status.value != "over":
+        engine.step()
+    assert generation.result().candidates == [([*SOUND * 5, *rest], "length")]
+    assert [event.token_id for event in told if isinstance(event, Token)] == [*SOUND * 5, *rest]
+
+
 def test_a_sentence_that_is_strange_again_and_again_stays() -> None:
     engine = started(Wavering(), Sentences.of(Phrases.of({"nothing"}, (), ()), TOKENS, WORDS))
     ((ids),) = said(engine, redraws=3)

@@ -462,8 +462,7 @@ class Engine:
                 candidate.cached >= capacity
                 or len(candidate.tokens) >= candidate.generation.request.max_tokens
             ):
-                candidate.hand_out()
-                self._finish(candidate, "length")
+                self._meet_limit(candidate)
 
     def _is_dead_end(self, candidate: Candidate, token: int, top: Top, row: int) -> bool:
         """Whether a sentence begins anew rather than going on with a token; the draft takes note of it."""
@@ -478,6 +477,19 @@ class Engine:
         self._follow(candidate)
         candidate.withdraw()
         self._redrawn_sentences += 1
+
+    def _meet_limit(self, candidate: Candidate) -> None:
+        """End at ``max_tokens``: with the sentence before, if that is long enough for the length that was asked for."""
+        begun = candidate.tokens[candidate.handed_out :]
+        if begun and candidate.draft is not None and candidate.pace is not None:
+            self._follow(candidate)
+            candidate.withdraw()
+            if not candidate.pace.may_end:
+                candidate.withdrawn -= len(begun)
+                for token in begun:
+                    candidate.add(token)
+        candidate.hand_out()
+        self._finish(candidate, "length")
 
     def _finish(self, candidate: Candidate, reason: FinishReason) -> None:
         generation = candidate.generation
