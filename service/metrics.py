@@ -84,7 +84,7 @@ class EngineCollector(Collector):
         ("engine_failed_steps", "Steps that failed; the requests in them were lost.", "failed_steps"),
         (
             "redrawn_sentences",
-            "Sentences that didn't hold together and were drawn anew.",
+            "Sentences that didn't hold together, or couldn't go on well, and began anew.",
             "redrawn_sentences",
         ),
     )

@@ -450,8 +450,9 @@ class Engine:
             draft = candidate.draft
             if draft is not None:
                 whole = ends or draft.ends_with(token)
-                sentence = [*candidate.tokens[candidate.handed_out :], *([end_id] if token == end_id else ())]
-                if whole and draft.refuses(sentence):
+                if whole and draft.refuses(
+                    [*candidate.tokens[candidate.handed_out :], *([end_id] if token == end_id else ())]
+                ):
                     self._begin_anew(candidate)
                     continue
             if draft is None or whole:
@@ -479,7 +480,7 @@ class Engine:
         self._redrawn_sentences += 1
 
     def _meet_limit(self, candidate: Candidate) -> None:
-        """End at ``max_tokens``: with the sentence before, if that is long enough for the length that was asked for."""
+        """End where no more fits: with the sentence before, if the text is long enough for what was asked for."""
         begun = candidate.tokens[candidate.handed_out :]
         if begun and candidate.draft is not None and candidate.pace is not None:
             self._follow(candidate)

@@ -188,9 +188,8 @@ class Draft:
     def _begin(self) -> None:
         """With the next sentence."""
         self._left = self._most
-        self._best: tuple[int, Sequence[int]] | None = (
-            None  # how strange the least strange draw was, and its tokens
-        )
+        # How strange the least strange draw was, and its tokens.
+        self._best: tuple[int, Sequence[int]] | None = None
         self._said: Sequence[int] = ()  # these, once they are said again
 
     def ends_with(self, token: int) -> bool:
