@@ -296,7 +296,7 @@ def _golden_row(row: Mapping[str, Any]) -> Golden:
 def _check_sampling(sampling: Mapping[str, Any]) -> None:
     from promptdial.engine.sampling import MAX_TOP_K  # noqa: PLC0415  (the engine imports this module)
 
-    known = {"temperature", "top_p", "top_k", "min_p", "no_repeat", "length_tolerance", "redraws"}
+    known = {"temperature", "top_p", "top_k", "min_p", "no_repeat", "length_tolerance", "redraws", "max_surprisal"}
     if unknown := sorted(set(sampling) - known):
         raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
     if _number("sampling temperature", sampling["temperature"]) < 0:
@@ -309,6 +309,8 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
         raise ValueError("sampling min_p must lie in 0-1")
     _whole_number("sampling no_repeat", sampling.get("no_repeat", 0), least=0)
     _whole_number("sampling redraws", sampling.get("redraws", 0), least=0)
+    if _number("sampling max_surprisal", sampling.get("max_surprisal", 0.0)) < 0:
+        raise ValueError("sampling max_surprisal must be 0 or more")
     if not 0 <= _number("sampling length_tolerance", sampling.get("length_tolerance", 0.0)) < 1:
         raise ValueError("sampling length_tolerance must lie in 0-1 and below 1")
 

@@ -49,6 +49,7 @@ class Planner:
             no_repeat=int(bundle.sampling.get("no_repeat", 0)),
             length_tolerance=float(bundle.sampling.get("length_tolerance", 0.0)),
             redraws=int(bundle.sampling.get("redraws", 0)),
+            max_surprisal=float(bundle.sampling.get("max_surprisal", 0.0)),
         )
         examples = [task.example for task in bundle.tasks.values()]
         tokens = sum(len(tokenizer.encode(text)) for text in examples)

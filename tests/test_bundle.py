@@ -48,6 +48,7 @@ def test_a_bundle_tells_what_it_holds() -> None:
         "no_repeat": 0,
         "length_tolerance": 0.0,
         "redraws": 0,
+        "max_surprisal": 0.0,
     }
     assert bundle.support.default_length("expand") == 12
     assert bundle.scorer().score(["a"], ["a"])[0] > 0.99
@@ -150,6 +151,7 @@ def test_a_manifest_that_is_no_manifest_is_refused(copy: Path, raw: bytes) -> No
         lambda manifest: manifest["sampling"].update(top_k=65),
         lambda manifest: manifest["sampling"].update(min_p=1.1),
         lambda manifest: manifest["sampling"].update(redraws=-1),
+        lambda manifest: manifest["sampling"].update(max_surprisal=-0.5),
         lambda manifest: manifest["sampling"].update(typical_p=0.1),
         lambda manifest: manifest["support"]["expand"]["cells"][0].update(length=0),
         lambda manifest: manifest["support"]["expand"]["length"].update(p05="3"),

@@ -316,6 +316,52 @@ def test_a_draft_gives_each_sentence_as_many_tries() -> None:
     assert draft.ends_with(6) and not draft.ends_with(5)
 
 
-def test_fewer_than_no_redraws_are_refused() -> None:
-    with pytest.raises(InvalidRequest, match="redraws"):
-        Engine(Wavering(), END).submit(GenerationRequest((1, 1), sampling=Sampling(redraws=-1)))
+class Doubting(ToyDecoder):
+    """Says "a fox sits.", and "a hen sits." in one of four sentences."""
+
+    def _top(self, rows: Sequence[int], lengths: Sequence[int]) -> Top:
+        ids = [((3, 8), (4, 8), (5, 8), (6, 8))[(length - 2) % 4] for length in lengths]
+        rare = [np.log(1 / 3) if (length - 2) % 4 == 1 else -30.0 for length in lengths]
+        return Top(np.array([[0.0, each] for each in rare], np.float32), np.array(ids))
+
+
+@pytest.mark.parametrize(("max_surprisal", "rare"), [(0.0, True), (1.5, True), (1.3, False)])
+def test_an_unlikely_sentence_is_drawn_anew(max_surprisal: float, rare: bool) -> None:
+    """A hen has ln 4 = 1.39 nats, and what else a sentence says none."""
+    known = Phrases.of({". a fox", "a fox sits", "fox sits .", ". a hen", "a hen sits", "hen sits ."}, (), ())
+    decoder = Doubting()
+    sentences = Sentences.of(known, EITHER, EITHER_WORDS)
+    engine = Engine(decoder, END, words=EITHER_WORDS, sentences=sentences, clock=decoder.clock)
+    engine.start(background=False)
+    sampling = Sampling(1.0, top_p=1.0, redraws=20, max_surprisal=max_surprisal)
+    handle = engine.submit(GenerationRequest((1, 1), n=8, max_tokens=20, sampling=sampling))
+    while handle.status.value != "over":
+        engine.step()
+    assert any(8 in ids for ids, _ in handle.result().candidates) == rare
+    assert (engine.stats.redrawn_sentences == 0) == rare
+
+
+def test_of_sentences_that_are_all_unlikely_the_likeliest_is_said_again() -> None:
+    draft = Draft(SITS, SITS.given((1, 1)), redraws=2, max_surprisal=1.0)
+
+    def refuses(*nats: float) -> bool:
+        for each in nats:
+            draft.adds(each)
+        return draft.refuses(SOUND)
+
+    # The two least likely tokens count, those of one try alone.
+    assert not refuses(0.3, 0.5, 0.2, 0.4)
+    assert refuses(0.3, 0.8, 0.2, 0.4)
+    assert refuses(0.0, 0.7, 0.4, 0.1)
+    assert refuses(0.9, 0.9, 0.0, 0.0)
+    assert [draft.goes_on(place) for place in range(5)] == [*SOUND, None]
+    assert not refuses(9.0, 9.0, 9.0, 9.0)
+    assert draft.goes_on(0) is None
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(redraws=-1), Sampling(max_surprisal=-1.0), Sampling(max_surprisal=float("inf"))]
+)
+def test_sampling_that_makes_no_sense_is_refused(sampling: Sampling) -> None:
+    with pytest.raises(InvalidRequest, match="redraws|max_surprisal"):
+        Engine(Wavering(), END).submit(GenerationRequest((1, 1), sampling=sampling))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptdial.engine.length import Words
-from promptdial.engine.sampling import Chooser, Runs, Sampling, draw, stream
+from promptdial.engine.sampling import Chooser, Runs, Sampling, draw, stream, surprisals
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
 IDS = np.array([[11, 22, 33, 44]])
@@ -151,3 +151,17 @@ def test_a_barred_token_is_not_chosen_and_other_rows_do_not_notice(temperature: 
         assert found[1] == free[1]
         assert chooser.choose(logits, ids, [number, number], [{7, 8, 9}, ()])[0] in (7, 8, 9)
     assert logits[0, 0] == 5.0
+
+
+def test_surprisal_is_that_of_the_distribution_without_the_end() -> None:
+    logits, ids = np.repeat(LOGITS, 4, 0), np.repeat(IDS, 4, 0)
+    assert surprisals(logits, ids, [11, 44, 99, 22], end_id=5) == pytest.approx(
+        -np.log([0.5, 0.05, 0.05, 0.3]), abs=1e-6
+    )
+    assert surprisals(logits, ids, [22, 44, 22, 33], end_id=11) == pytest.approx(
+        -np.log([0.6, 0.1, 0.6, 0.3]), abs=1e-6
+    )
+
+
+def test_the_end_itself_has_a_surprisal_that_is_a_number() -> None:
+    assert np.isfinite(surprisals(LOGITS, IDS, [11], end_id=11)).all()

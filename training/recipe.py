@@ -91,6 +91,7 @@ class SamplingRecipe:
     no_repeat: int = 0
     length_tolerance: float = 0.0
     redraws: int = 0
+    max_surprisal: float = 0.0
 
 
 @dataclass(frozen=True)

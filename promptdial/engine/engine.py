@@ -42,7 +42,7 @@ from promptdial.engine.request import (
     Status,
     Timing,
 )
-from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw, is_unlikely
+from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw, is_unlikely, surprisals
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.spelling import Speller, Spelling
 from promptdial.engine.threads import available_cpus
@@ -262,7 +262,7 @@ class Engine:
         if self._sentences is not None and sampling.redraws and sampling.temperature:
             given = self._sentences.given(request.prompt)
             for candidate in generation.candidates:
-                candidate.draft = Draft(self._sentences, given, sampling.redraws)
+                candidate.draft = Draft(self._sentences, given, sampling.redraws, sampling.max_surprisal)
         self._scheduler.submit(generation)
         return generation
 
@@ -304,6 +304,9 @@ class Engine:
             raise InvalidRequest(f"no_repeat must be 0 or more, got {sampling.no_repeat}", "no_repeat")
         if sampling.redraws < 0:
             raise InvalidRequest(f"redraws must be 0 or more, got {sampling.redraws}", "redraws")
+        if not (math.isfinite(sampling.max_surprisal) and sampling.max_surprisal >= 0):
+            given = sampling.max_surprisal
+            raise InvalidRequest(f"max_surprisal must be 0 or more, got {given}", "max_surprisal")
         if not request.prompt or not all(0 <= token < self._decoder.vocabulary for token in request.prompt):
             raise InvalidRequest("the prompt must be a list of the model's token ids", "input")
         if len(request.prompt) > self._decoder.capacity:
@@ -439,6 +442,7 @@ class Engine:
             elif candidate.speller is not None and not candidate.speller.allows(chosen[row]):
                 chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
                 restricted[row] = True
+        nats = surprisals(top.logits, top.ids, chosen, end_id)
         for row, (candidate, token) in enumerate(zip(candidates, chosen, strict=True)):
             if restricted[row] and self._is_dead_end(candidate, token, top, row):
                 self._begin_anew(candidate)
@@ -449,6 +453,7 @@ class Engine:
                 self._generated_tokens += 1
             draft = candidate.draft
             if draft is not None:
+                draft.adds(nats[row])
                 whole = ends or draft.ends_with(token)
                 if whole and draft.refuses(
                     [*candidate.tokens[candidate.handed_out :], *([end_id] if token == end_id else ())]

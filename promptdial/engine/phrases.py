@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import nlargest
 from itertools import product
 from typing import Any
 
@@ -172,25 +173,37 @@ class Sentences:
 class Draft:
     """The sentence that a candidate is at, which isn't handed out before it is whole.
 
-    Where it is strange, or can't go on well, it is drawn anew. When all tries are used up, the least strange one of
-    those that became whole is said again, token by token.
+    Where it is strange or unlikely, or can't go on well, it is drawn anew. When all tries are used up, the least strange
+    one of those that became whole is said again, token by token; of such as are alike in that, the likeliest.
     """
 
-    __slots__ = ("_best", "_given", "_left", "_most", "_said", "_sentences", "number")
+    __slots__ = (
+        "_best", "_given", "_left", "_max_surprisal", "_most", "_nats", "_said", "_sentences", "number",
+    )  # fmt: skip
 
-    def __init__(self, sentences: Sentences, given: Given, redraws: int) -> None:
-        """``redraws``: how often a sentence is drawn anew, before one of its draws is taken."""
+    def __init__(
+        self, sentences: Sentences, given: Given, redraws: int, max_surprisal: float = 0.0
+    ) -> None:
+        """``redraws``: how often a sentence is drawn anew, before one of its draws is taken. ``max_surprisal``: nats of
+        its two least likely tokens, over which it is; 0 lets it have any.
+        """
         self._sentences, self._given = sentences, given
         self.number = 0  # how many sentences were given up
-        self._most = redraws
+        self._most, self._max_surprisal = redraws, max_surprisal
+        self._nats: list[float] = []  # of the sentence's tokens
         self._begin()
 
     def _begin(self) -> None:
         """With the next sentence."""
         self._left = self._most
-        # How strange the least strange draw was, and its tokens.
-        self._best: tuple[int, Sequence[int]] | None = None
+        self._nats.clear()
+        # How strange the least strange draw was, how surprising, and its tokens.
+        self._best: tuple[int, float, Sequence[int]] | None = None
         self._said: Sequence[int] = ()  # these, once they are said again
+
+    def adds(self, nats: float) -> None:
+        """Note how unlikely the sentence's next token was."""
+        self._nats.append(nats)
 
     def ends_with(self, token: int) -> bool:
         """Whether a sentence does."""
@@ -207,10 +220,13 @@ class Draft:
     def refuses(self, sentence: Sequence[int]) -> bool:
         """Whether a whole sentence begins anew; takes note of it. ``<end>`` is part of it, where it was drawn."""
         if not self._said:
+            surprisal = sum(nlargest(2, self._nats)) if self._max_surprisal else 0.0
             strange = self._sentences.phrases.strangeness(self._sentences.text(sentence), self._given)
-            if self._best is None or strange < self._best[0]:
-                self._best = strange, sentence
-            if strange and (self._left or self._best[0] < strange) and self._begins_anew():
+            strange += surprisal > self._max_surprisal
+            found = strange, surprisal, sentence
+            if self._best is None or found[:2] <= self._best[:2]:
+                self._best = found
+            if strange and (self._left or self._best is not found) and self._begins_anew():
                 return True
         self._begin()
         return False
@@ -220,8 +236,9 @@ class Draft:
         if self._left:
             self._left -= 1
         elif self._best is not None:
-            self._said = self._best[1]
+            self._said = self._best[2]
         else:
             return False
         self.number += 1
+        self._nats.clear()
         return True

@@ -33,6 +33,7 @@ class Sampling:
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
     A sentence that doesn't hold together (``promptdial/engine/phrases.py``), or that could go on only with what
     ``min_p`` rules out, since all else is barred, is drawn anew, ``redraws`` times at most; then the best one is said.
+    So is one whose two least likely tokens have more than ``max_surprisal`` nats together; 0 lets them.
     """
 
     temperature: float = 0.6
@@ -42,6 +43,7 @@ class Sampling:
     no_repeat: int = 0
     length_tolerance: float = 0.0
     redraws: int = 0
+    max_surprisal: float = 0.0
 
 
 def stream(seed: int, candidate: int) -> int:
@@ -150,6 +152,23 @@ def is_unlikely(
     if not len(chosen) or not len(others):
         return True
     return bool(np.exp((chosen[0] - others[0]) / max(sampling.temperature, COLDEST)) < sampling.min_p)
+
+
+def surprisals(
+    logits: NDArray[np.float32], ids: NDArray[np.int64], tokens: Sequence[int], end_id: int
+) -> list[float]:
+    """How unlikely each row's token was at temperature 1, in nats; ``logits`` and ``ids`` are (rows, top).
+
+    ``end_id`` is left out of account: that a text goes on is no surprise. A token that isn't among the likeliest counts
+    as the last of them.
+    """
+    others = np.where(ids == end_id, -np.inf, logits).astype(np.float64)
+    highest = others.max(axis=1, keepdims=True)
+    total = highest[:, 0] + np.log(np.exp(others - highest).sum(axis=1))
+    chosen = ids == np.array(tokens)[:, None]
+    places = np.where(chosen.any(axis=1), chosen.argmax(axis=1), ids.shape[1] - 1)
+    found: list[float] = (total - logits[np.arange(len(tokens)), places]).tolist()
+    return found
 
 
 def _without(
