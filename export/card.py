@@ -17,7 +17,7 @@ value is not a judgement of quality, and a copy of the input scores 1.
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Markdown for ``MODEL_CARD.md``; training's own ``notes`` are put in as they are."""
-    sizes = manifest["architecture"]
+    sizes, training = manifest["architecture"], manifest.get("training", {})
     parts = [
         f"# {manifest['name']}",
         f"A GPT-2 of {sizes['parameters'] / 1e6:.1f}M parameters ({sizes['layers']} layers of "
@@ -28,7 +28,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "## Data",
         _data(manifest.get("data", [])),
         "## Training",
-        _pairs(manifest.get("training", {})),
+        _pairs({name: value for name, value in training.items() if name != "earlier"}),
+        _earlier(training.get("earlier", {})),
         str(manifest.get("notes", "")).strip(),
     ]
     parts += ["## What was measured", _pairs(manifest.get("metrics", {}))]
@@ -57,6 +58,24 @@ def _data(sources: Sequence[Mapping[str, Any]]) -> str:
             row.get("attribution", ""),
         )
         lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _earlier(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each run and mean that the last one goes back to; all of each is in bundle.json."""
+    if not records:
+        return ""
+    lines = [
+        "What that goes back to, the earliest first (recipes and data are in `bundle.json`):",
+        "",
+        "| id | from | steps | tokens at most | hours | commit |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for name, record in records.items():
+        shares = record.get("mean", {record.get("init", "unknown"): 1})
+        start = " + ".join(each if share == 1 else f"{share:.0%} of {each}" for each, share in shares.items())
+        effort = [str(record.get(key, "")) for key in ("steps", "tokens_at_most", "hours")]
+        lines.append("| " + " | ".join((name, start, *effort, str(record.get("commit", ""))[:9])) + " |")
     return "\n".join(lines)
 
 

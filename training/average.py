@@ -12,7 +12,7 @@ import logging
 import shutil
 
 from promptdial.tokenizer import PromptTokenizer
-from training import checkpoint, phrases
+from training import checkpoint, lineage, phrases
 from training.episodes import read_episodes
 from training.errors import TrainingError
 from training.train import loss_of
@@ -37,10 +37,7 @@ def run(args: argparse.Namespace) -> None:
         mean = {name: weight + weights[name] * share for name, weight in mean.items()}
     model.load_state_dict(mean)
     details = checkpoint.read_details(first)
-    details["training"] = {
-        f"{share:.0%} of the weights": checkpoint.read_details(path).get("training", path.name)
-        for path, share in zip(args.checkpoints, shares, strict=True)
-    }
+    details["training"] = lineage.mean(zip(args.checkpoints, shares, strict=True))
     if args.sampling:
         details["sampling"] = json.loads(args.sampling)
     if args.out.exists():

@@ -47,6 +47,7 @@ from training import (
     card,
     checkpoint,
     init,
+    lineage,
     muon,
     own,
     phrases,
@@ -240,11 +241,12 @@ def _details(
 
     Of tasks that only the weights started from were trained on, support and description are theirs.
     """
-    earlier = checkpoint.read_details(args.init) if args.init else {}
+    before = checkpoint.read_details(args.init) if args.init else {}
+    start, earlier = lineage.start(args.init)
     tasks = {
         name: task.to_json() for name, task in {**TASK_INFO, **own.of_episodes(args.episodes).tasks}.items()
     }
-    tasks = {**earlier.get("tasks", {}), **tasks}
+    tasks = {**before.get("tasks", {}), **tasks}
     step = max(1, len(validation) // PARITY_ROWS)
     parity = [
         [tokenizer.frame(row.command, row.input), row.output] for row in validation[::step][:PARITY_ROWS]
@@ -252,13 +254,13 @@ def _details(
     return {
         "command": tokenizer.format.to_json(),
         "tasks": {name: tasks[name] for name in tokenizer.format.tasks},
-        "support": {**earlier.get("support", {}), **supported},
+        "support": {**before.get("support", {}), **supported},
         "limits": {"max_input_tokens": chosen.data.max_input_tokens, "max_tokens": chosen.data.max_tokens},
         "sampling": chosen.to_json()["sampling"],
         "data": all_sources(args.init, train),
         "training": {
             "recipe": chosen.to_json(),
-            "init": _lineage(args.init),
+            "init": start,
             "seed": args.seed,
             "episodes": dict(Counter(episode.origin for episode in train)),
             "torch": torch.__version__,
@@ -266,6 +268,7 @@ def _details(
             "threads": torch.get_num_threads(),
             "data": _digest(args.episodes / "train.parquet"),
             "commit": _commit(),
+            lineage.EARLIER: earlier,
         },
         "notes": NOTES,
         "metrics": {},
@@ -330,14 +333,6 @@ def _fixed(part: Any) -> Any:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _lineage(start: Path | None) -> dict[str, Any] | str:
-    """How the weights that a run starts from came to be, so that cards can state all of it."""
-    if start is None:
-        return "from scratch"
-    training: dict[str, Any] | None = checkpoint.read_details(start).get("training")
-    return training or f"weights of {start.name}"
 
 
 def effort(run_folder: Path, steps: int, order: recipe.OptimizerRecipe) -> dict[str, Any]:
