@@ -296,7 +296,16 @@ def _golden_row(row: Mapping[str, Any]) -> Golden:
 def _check_sampling(sampling: Mapping[str, Any]) -> None:
     from promptdial.engine.sampling import MAX_TOP_K  # noqa: PLC0415  (the engine imports this module)
 
-    known = {"temperature", "top_p", "top_k", "min_p", "no_repeat", "length_tolerance", "redraws", "max_surprisal"}
+    known = {
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "no_repeat",
+        "length_tolerance",
+        "redraws",
+        "max_surprisal",
+    }
     if unknown := sorted(set(sampling) - known):
         raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
     if _number("sampling temperature", sampling["temperature"]) < 0:

@@ -41,16 +41,7 @@ class Planner:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self.settings = settings
-        self.defaults = Sampling(
-            temperature=float(bundle.sampling["temperature"]),
-            top_p=float(bundle.sampling["top_p"]),
-            top_k=int(bundle.sampling["top_k"]),
-            min_p=float(bundle.sampling.get("min_p", 0.0)),
-            no_repeat=int(bundle.sampling.get("no_repeat", 0)),
-            length_tolerance=float(bundle.sampling.get("length_tolerance", 0.0)),
-            redraws=int(bundle.sampling.get("redraws", 0)),
-            max_surprisal=float(bundle.sampling.get("max_surprisal", 0.0)),
-        )
+        self.defaults = Sampling(**bundle.sampling)
         examples = [task.example for task in bundle.tasks.values()]
         tokens = sum(len(tokenizer.encode(text)) for text in examples)
         self.tokens_per_word = tokens / sum(word_count(text) for text in examples)

@@ -363,5 +363,5 @@ def test_of_sentences_that_are_all_unlikely_the_likeliest_is_said_again() -> Non
     "sampling", [Sampling(redraws=-1), Sampling(max_surprisal=-1.0), Sampling(max_surprisal=float("inf"))]
 )
 def test_sampling_that_makes_no_sense_is_refused(sampling: Sampling) -> None:
-    with pytest.raises(InvalidRequest, match="redraws|max_surprisal"):
+    with pytest.raises(InvalidRequest, match=r"redraws|max_surprisal"):
         Engine(Wavering(), END).submit(GenerationRequest((1, 1), sampling=sampling))

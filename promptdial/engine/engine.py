@@ -14,7 +14,6 @@ one that ends. A prompt of several pieces is read in the decoder's staging row a
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -42,7 +41,7 @@ from promptdial.engine.request import (
     Status,
     Timing,
 )
-from promptdial.engine.sampling import MAX_TOP_K, SECOND_DRAWS, Chooser, Runs, draw, is_unlikely, surprisals
+from promptdial.engine.sampling import SECOND_DRAWS, Chooser, Runs, draw, is_unlikely, surprisals
 from promptdial.engine.scheduler import RETRY_S, Scheduler
 from promptdial.engine.spelling import Speller, Spelling
 from promptdial.engine.threads import available_cpus
@@ -280,33 +279,13 @@ class Engine:
             candidate.speller = Speller(self._spelling, candidate.generation.words)
 
     def _check(self, request: GenerationRequest) -> None:
-        sampling = request.sampling
         if not 1 <= request.n <= self.slots:
             raise InvalidRequest(f"n must lie in 1-{self.slots}, got {request.n}", "n")
         if request.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {request.max_tokens}", "max_tokens")
-        if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-            raise InvalidRequest(f"temperature must be 0 or more, got {sampling.temperature}", "temperature")
-        if not 0 < sampling.top_p <= 1:
-            raise InvalidRequest(f"top_p must lie in 0-1 and over 0, got {sampling.top_p}", "top_p")
-        if not 1 <= sampling.top_k <= MAX_TOP_K:
-            raise InvalidRequest(f"top_k must lie in 1-{MAX_TOP_K}, got {sampling.top_k}", "top_k")
-        if not 0 <= sampling.min_p <= 1:
-            raise InvalidRequest(f"min_p must lie in 0-1, got {sampling.min_p}", "min_p")
-        if not 0 <= sampling.length_tolerance < 1:
-            given = sampling.length_tolerance
-            raise InvalidRequest(
-                f"length_tolerance must lie in 0-1 and below 1, got {given}", "length_tolerance"
-            )
+        request.sampling.check()
         if request.words is not None and request.words < 1:
             raise InvalidRequest(f"the wanted length must be at least 1 word, got {request.words}", "words")
-        if sampling.no_repeat < 0:
-            raise InvalidRequest(f"no_repeat must be 0 or more, got {sampling.no_repeat}", "no_repeat")
-        if sampling.redraws < 0:
-            raise InvalidRequest(f"redraws must be 0 or more, got {sampling.redraws}", "redraws")
-        if not (math.isfinite(sampling.max_surprisal) and sampling.max_surprisal >= 0):
-            given = sampling.max_surprisal
-            raise InvalidRequest(f"max_surprisal must be 0 or more, got {given}", "max_surprisal")
         if not request.prompt or not all(0 <= token < self._decoder.vocabulary for token in request.prompt):
             raise InvalidRequest("the prompt must be a list of the model's token ids", "input")
         if len(request.prompt) > self._decoder.capacity:

@@ -173,17 +173,15 @@ class Sentences:
 class Draft:
     """The sentence that a candidate is at, which isn't handed out before it is whole.
 
-    Where it is strange or unlikely, or can't go on well, it is drawn anew. When all tries are used up, the least strange
-    one of those that became whole is said again, token by token; of such as are alike in that, the likeliest.
+    Where it is strange or unlikely, or can't go on well, it is drawn anew. When all tries are used up, the least
+    strange one of those that became whole is said again, token by token; of such as are alike in that, the likeliest.
     """
 
     __slots__ = (
         "_best", "_given", "_left", "_max_surprisal", "_most", "_nats", "_said", "_sentences", "number",
     )  # fmt: skip
 
-    def __init__(
-        self, sentences: Sentences, given: Given, redraws: int, max_surprisal: float = 0.0
-    ) -> None:
+    def __init__(self, sentences: Sentences, given: Given, redraws: int, max_surprisal: float = 0.0) -> None:
         """``redraws``: how often a sentence is drawn anew, before one of its draws is taken. ``max_surprisal``: nats of
         its two least likely tokens, over which it is; 0 lets it have any.
         """

@@ -6,6 +6,7 @@ text is the same alone and in any batch, as long as its logits are.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdial.engine.length import Words
+from promptdial.errors import InvalidRequest
 
 MASK = (1 << 64) - 1
 STRIDE = 0x9E3779B97F4A7C15
@@ -44,6 +46,21 @@ class Sampling:
     length_tolerance: float = 0.0
     redraws: int = 0
     max_surprisal: float = 0.0
+
+    def check(self) -> None:
+        """Raises InvalidRequest that names a field whose value makes no sense."""
+        for name, makes_sense, wanted in (
+            ("temperature", 0 <= self.temperature < math.inf, "be 0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "lie in 0-1 and over 0"),
+            ("top_k", 1 <= self.top_k <= MAX_TOP_K, f"lie in 1-{MAX_TOP_K}"),
+            ("min_p", 0 <= self.min_p <= 1, "lie in 0-1"),
+            ("no_repeat", self.no_repeat >= 0, "be 0 or more"),
+            ("length_tolerance", 0 <= self.length_tolerance < 1, "lie in 0-1 and below 1"),
+            ("redraws", self.redraws >= 0, "be 0 or more"),
+            ("max_surprisal", 0 <= self.max_surprisal < math.inf, "be 0 or more"),
+        ):
+            if not makes_sense:
+                raise InvalidRequest(f"{name} must {wanted}, got {getattr(self, name)}", name)
 
 
 def stream(seed: int, candidate: int) -> int:
