@@ -12,13 +12,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptdial.command import Command, CommandFormat
-from promptdial.errors import BundleError
+from promptdial.errors import BundleError, InvalidRequest
 from promptdial.relevance import SCORER_FILE, SCORER_TOKENIZER_FILE, RelevanceScorer, load_scorer
 from promptdial.support import Support
 from promptdial.tasks import TASK_INFO, Task
@@ -294,34 +294,20 @@ def _golden_row(row: Mapping[str, Any]) -> Golden:
 
 
 def _check_sampling(sampling: Mapping[str, Any]) -> None:
-    from promptdial.engine.sampling import MAX_TOP_K  # noqa: PLC0415  (the engine imports this module)
+    from promptdial.engine.sampling import Sampling  # noqa: PLC0415  (the engine imports this module)
 
-    known = {
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "no_repeat",
-        "length_tolerance",
-        "redraws",
-        "max_surprisal",
-    }
-    if unknown := sorted(set(sampling) - known):
+    known = {field.name: field.default for field in fields(Sampling)}
+    if unknown := sorted(set(sampling) - set(known)):
         raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
-    if _number("sampling temperature", sampling["temperature"]) < 0:
-        raise ValueError("sampling temperature must be 0 or more")
-    if not 0 < _number("sampling top_p", sampling["top_p"]) <= 1:
-        raise ValueError("sampling top_p must lie in 0-1 and over 0")
-    if _whole_number("sampling top_k", sampling["top_k"]) > MAX_TOP_K:
-        raise ValueError(f"sampling top_k must be at most {MAX_TOP_K}")
-    if not 0 <= _number("sampling min_p", sampling.get("min_p", 0.0)) <= 1:
-        raise ValueError("sampling min_p must lie in 0-1")
-    _whole_number("sampling no_repeat", sampling.get("no_repeat", 0), least=0)
-    _whole_number("sampling redraws", sampling.get("redraws", 0), least=0)
-    if _number("sampling max_surprisal", sampling.get("max_surprisal", 0.0)) < 0:
-        raise ValueError("sampling max_surprisal must be 0 or more")
-    if not 0 <= _number("sampling length_tolerance", sampling.get("length_tolerance", 0.0)) < 1:
-        raise ValueError("sampling length_tolerance must lie in 0-1 and below 1")
+    for name in ("temperature", "top_p", "top_k", *sampling):  # the first three of which every bundle has
+        if isinstance(known[name], int):
+            _whole_number(f"sampling {name}", sampling[name], least=0)
+        else:
+            _number(f"sampling {name}", sampling[name])
+    try:
+        Sampling(**sampling).check()
+    except InvalidRequest as error:
+        raise ValueError(f"sampling {error}") from error
 
 
 def _whole_numbers(name: str, values: Mapping[str, Any]) -> dict[str, int]:
