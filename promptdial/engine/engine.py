@@ -421,7 +421,8 @@ class Engine:
             elif candidate.speller is not None and not candidate.speller.allows(chosen[row]):
                 chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
                 restricted[row] = True
-        nats = surprisals(top.logits, top.ids, chosen, end_id)
+        drafting = any(candidate.draft is not None for candidate in candidates)
+        nats = surprisals(top.logits, top.ids, chosen, end_id) if drafting else []
         for row, (candidate, token) in enumerate(zip(candidates, chosen, strict=True)):
             if restricted[row] and self._is_dead_end(candidate, token, top, row):
                 self._begin_anew(candidate)

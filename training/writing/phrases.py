@@ -260,6 +260,7 @@ def parse(text: str, lexicon: Lexicon) -> Parsed:
     tokens = _uncapitalized(_TOKEN.findall(text), lexicon)
     tags, nouns = _tagged(tokens, lexicon)
     wrong = {noun.start for noun in nouns if _has_wrong_article(tokens, tags, noun)}
+    wrong |= {at for at in range(len(tokens)) if _is_article_of_uncounted(tokens, at)}
     if wrong:
         tokens = tuple(token for index, token in enumerate(tokens) if index not in wrong)
         _, nouns = _tagged(tokens, lexicon)
@@ -299,6 +300,16 @@ def _has_wrong_article(tokens: tuple[str, ...], tags: Sequence[str], noun: Noun)
         and not _COUNTS.intersection(tokens[noun.modifiers : noun.head])
         and not (noun.end < len(tokens) and tags[noun.end].startswith("NN"))
     )
+
+
+def _is_article_of_uncounted(tokens: tuple[str, ...], at: int) -> bool:
+    """Whether "a" stands before what can't be counted: "an aerial footage of", but not "a furniture store"."""
+    if token_at(tokens, at) not in ("a", "an"):
+        return False
+    last = at + 2 if at + 2 < len(tokens) and _is_adjective(tokens, at + 1, at) else at + 1
+    places = (place for place in (at + 1, last) if token_at(tokens, place) in UNCOUNTED)
+    behind = [token_at(tokens, place + 1) for place in places]
+    return any(not word.isalpha() or word in rules.STOPWORDS for word in behind)
 
 
 def _with_agreeing_verb(tokens: tuple[str, ...], nouns: Sequence[Noun]) -> tuple[str, ...]:
