@@ -13,7 +13,6 @@ from promptdial.engine import Engine, Event, Generation, GenerationRequest, Samp
 from promptdial.engine.cached import Top
 from promptdial.engine.length import Words
 from promptdial.engine.phrases import Draft, Phrases, Sentences
-from promptdial.engine.sampling import OPENING
 from promptdial.errors import InvalidRequest, Overloaded
 from tests.toy import END, ToyDecoder
 from training import phrases as training
@@ -340,30 +339,6 @@ def test_an_unlikely_sentence_is_drawn_anew(max_surprisal: float, rare: bool) ->
         engine.step()
     assert any(8 in ids for ids, _ in handle.result().candidates) == rare
     assert (engine.stats.redrawn_sentences == 0) == rare
-
-
-class Rambling(ToyDecoder):
-    """Sentences of ten tokens, the last one a full stop; each other is " fox" rather than " hen", but not by much."""
-
-    def _top(self, rows: Sequence[int], lengths: Sequence[int]) -> Top:
-        ids = [(6, 4) if (length - 2) % 10 == 9 else (4, 8) for length in lengths]
-        second = [-60.0 if first == 6 else -0.2 for first, _ in ids]
-        return Top(np.array([[0.0, each] for each in second], np.float32), np.array(ids))
-
-
-@pytest.mark.parametrize("redraws", [0, 2])
-def test_behind_its_opening_a_sentence_is_cooler(redraws: int) -> None:
-    decoder = Rambling()
-    sentences = Sentences.of(Phrases.of({"nothing"}, (), ()), EITHER, EITHER_WORDS)
-    engine = Engine(decoder, END, words=EITHER_WORDS, sentences=sentences, clock=decoder.clock)
-    engine.start(background=False)
-    sampling = Sampling(1.0, top_p=1.0, redraws=redraws, cooling=0.01)
-    handle = engine.submit(GenerationRequest((1, 1), n=8, max_tokens=30, sampling=sampling))
-    while handle.status.value != "over":
-        engine.step()
-    said = np.array([ids for ids, _ in handle.result().candidates]).reshape(24, 10)
-    assert all({4, 8} == set(said[:, place]) for place in range(OPENING))
-    assert (said[:, OPENING:9] == 4).all() and (said[:, 9] == 6).all()
 
 
 def test_of_sentences_that_are_all_unlikely_the_likeliest_is_said_again() -> None:

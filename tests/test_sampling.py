@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptdial.engine.length import Words
-from promptdial.engine.sampling import OPENING, Chooser, Runs, Sampling, draw, stream, surprisals
+from promptdial.engine.sampling import Chooser, Runs, Sampling, draw, stream, surprisals
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
 IDS = np.array([[11, 22, 33, 44]])
@@ -32,21 +32,6 @@ def test_tokens_come_as_often_as_their_probability_says() -> None:
 def test_temperature_sharpens() -> None:
     found = frequencies(Sampling(temperature=0.5, top_p=1.0, top_k=64))
     assert found[11] == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=0.03)
-
-
-def test_a_sentence_is_cooler_behind_its_opening() -> None:
-    sampling = Sampling(1.0, top_p=1.0, top_k=64, cooling=0.5)
-    draws = [uniform(1, 0, step) for step in range(4000)]
-    logits, ids = np.repeat(LOGITS, 4000, 0), np.repeat(IDS, 4000, 0)
-    places = [OPENING - 1, OPENING] * 2000
-    chosen = Chooser([sampling] * 4000).choose(logits, ids, draws, (), places)
-    assert chosen[::2].count(11) / 2000 == pytest.approx(0.5, abs=0.03)
-    assert chosen[1::2].count(11) / 2000 == pytest.approx(0.25 / (0.25 + 0.09 + 0.0225 + 0.0025), abs=0.03)
-    alone = [
-        Chooser([sampling]).choose(LOGITS, IDS, [d], (), [at])[0]
-        for d, at in zip(draws[:50], places, strict=False)
-    ]
-    assert alone == chosen[:50]
 
 
 def test_top_k_keeps_the_likeliest_k() -> None:

@@ -88,7 +88,6 @@ class SamplingRecipe:
     top_p: float
     top_k: int
     min_p: float = 0.0
-    cooling: float = 1.0
     no_repeat: int = 0
     length_tolerance: float = 0.0
     redraws: int = 0

@@ -412,8 +412,7 @@ class Engine:
             draws = [draw(candidate.stream, candidate.step) for candidate in candidates]
         end_id, capacity = self._end_id, self._decoder.capacity
         barred = [candidate.barred(end_id) for candidate in candidates]
-        places = [candidate.place for candidate in candidates]
-        chosen = chooser.choose(top.logits, top.ids, draws, barred, places)
+        chosen = chooser.choose(top.logits, top.ids, draws, barred)
         # That a text may not end yet is no restriction: it goes on with another sentence.
         restricted = [len(gone) > 1 or (len(gone) == 1 and end_id not in gone) for gone in barred]
         for row, candidate in enumerate(candidates):
@@ -430,7 +429,8 @@ class Engine:
                 continue
             ends = token == end_id or (candidate.pace is not None and candidate.pace.must_end)
             if not ends:
-                self._add(candidate, token)
+                candidate.add(token)
+                self._generated_tokens += 1
             draft = candidate.draft
             if draft is not None:
                 draft.adds(nats[row])
@@ -450,20 +450,13 @@ class Engine:
             ):
                 self._meet_limit(candidate)
 
-    def _add(self, candidate: Candidate, token: int) -> None:
-        candidate.add(token)
-        self._generated_tokens += 1
-        if self._words is not None and self._words.closes[token]:
-            candidate.begun = len(candidate.tokens)
-
     def _is_dead_end(self, candidate: Candidate, token: int, top: Top, row: int) -> bool:
         """Whether a sentence begins anew rather than going on with a token; the draft takes note of it."""
         draft = candidate.draft
         if draft is None or len(candidate.tokens) == candidate.handed_out:
             return False
         sampling = candidate.generation.request.sampling
-        logits, ids, place = top.logits[row], top.ids[row], candidate.place
-        return is_unlikely(logits, ids, token, sampling, self._end_id, place) and draft.gives_up()
+        return is_unlikely(top.logits[row], top.ids[row], token, sampling, self._end_id) and draft.gives_up()
 
     def _begin_anew(self, candidate: Candidate) -> None:
         """Go back to the end of the sentence before; what comes behind it in the cache is written anew."""
@@ -567,5 +560,4 @@ def _respelt(
         found = speller.going_on()
         return first if found is None or found in barred else found
     again = draw(candidate.stream, candidate.step + SECOND_DRAWS)
-    chooser = Chooser([candidate.generation.request.sampling])
-    return chooser.choose(logits, ids, [again], [gone], [candidate.place])[0]
+    return Chooser([candidate.generation.request.sampling]).choose(logits, ids, [again], [gone])[0]

@@ -103,7 +103,7 @@ class Candidate:
     """One sequence of a request; while it runs it occupies one row of the cache."""
 
     __slots__ = (
-        "begun", "cached", "characters", "draft", "generation", "handed_out", "index", "pace", "reason", "runs",
+        "cached", "characters", "draft", "generation", "handed_out", "index", "pace", "reason", "runs",
         "speller", "stream", "tokens", "withdrawn",
     )  # fmt: skip
 
@@ -122,18 +122,12 @@ class Candidate:
         self.speller: Speller | None = None
         self.draft: Draft | None = None
         self.handed_out = 0  # tokens that the caller has been told of
-        self.begun = 0  # tokens of the sentences before the one that it is at
         self.withdrawn = 0  # tokens of sentences that were drawn anew
 
     @property
     def newest(self) -> int:
         """The token that the next step reads."""
         return self.tokens[-1] if self.tokens else self.generation.request.prompt[-1]
-
-    @property
-    def place(self) -> int:
-        """That of its next token in its sentence."""
-        return len(self.tokens) - self.begun
 
     @property
     def step(self) -> int:
@@ -161,7 +155,6 @@ class Candidate:
         """Go back to what was handed out; the engine has set up anew what follows the text."""
         self.withdrawn += len(self.tokens) - self.handed_out
         del self.tokens[self.handed_out :]
-        self.begun = min(self.begun, self.handed_out)
         self.cached = len(self.generation.request.prompt) - 1 + len(self.tokens)
         for token in self.tokens:
             self._note(token)

@@ -23,14 +23,12 @@ MAX_TOP_K = 64  # what the decoder's graph gives
 SECOND_DRAWS = 1 << 32  # steps from here on are the second draws of the step without it
 REDRAWN = 1 << 16  # steps that the draws after a sentence was given up are away from those before
 COLDEST = 1e-6  # temperatures below are as good as greedy, and would overflow
-OPENING = 6  # tokens of a sentence in which it is settled what it is to say
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to choose: temperature 0 is greedy; the ``top_k`` likeliest, then of these the ``top_p`` share.
 
-    Behind the first ``OPENING`` tokens of a sentence the temperature is multiplied by ``cooling``.
     Of these go such as are less likely than ``min_p`` times the likeliest ("Turning Up the Heat: Min-p Sampling",
     Nguyen et al., arXiv 2407.01082): where the model is sure little is left, where it is not nearly all.
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
@@ -44,7 +42,6 @@ class Sampling:
     top_p: float = 0.9
     top_k: int = 40
     min_p: float = 0.0
-    cooling: float = 1.0
     no_repeat: int = 0
     length_tolerance: float = 0.0
     redraws: int = 0
@@ -57,7 +54,6 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "lie in 0-1 and over 0"),
             ("top_k", 1 <= self.top_k <= MAX_TOP_K, f"lie in 1-{MAX_TOP_K}"),
             ("min_p", 0 <= self.min_p <= 1, "lie in 0-1"),
-            ("cooling", 0 < self.cooling <= 1, "lie in 0-1 and over 0"),
             ("no_repeat", self.no_repeat >= 0, "be 0 or more"),
             ("length_tolerance", 0 <= self.length_tolerance < 1, "lie in 0-1 and below 1"),
             ("redraws", self.redraws >= 0, "be 0 or more"),
@@ -65,10 +61,6 @@ class Sampling:
         ):
             if not makes_sense:
                 raise InvalidRequest(f"{name} must {wanted}, got {getattr(self, name)}", name)
-
-    def temperature_at(self, place: int) -> float:
-        """The temperature of the token at a place of its sentence, the first one being at 0."""
-        return self.temperature * (self.cooling if place >= OPENING else 1.0)
 
 
 def stream(seed: int, candidate: int) -> int:
@@ -125,9 +117,7 @@ class Chooser:
 
     def __init__(self, sampling: Sequence[Sampling]) -> None:
         self.greedy = all(row.temperature == 0.0 for row in sampling)
-        self._sharpness = np.array(
-            [[1 / max(row.temperature_at(place), COLDEST) for place in (0, OPENING)] for row in sampling]
-        )  # (rows, 2)
+        self._sharpness = np.array([[1 / max(row.temperature, COLDEST)] for row in sampling])  # (rows, 1)
         self._top_p = np.array([[row.top_p] for row in sampling])
         self._top_k = np.array([[1 if row.temperature == 0.0 else row.top_k] for row in sampling])
         self._min_p = np.array([[row.min_p] for row in sampling])
@@ -140,13 +130,11 @@ class Chooser:
         ids: NDArray[np.int64],
         draws: Sequence[float],
         barred: Sequence[Collection[int]] = (),
-        places: Sequence[int] = (),
     ) -> list[int]:
         """One token id for each row; ``logits`` and ``ids`` are (rows, top), in falling order of the logit.
 
         ``draws`` has a number in [0, 1) for each row, and isn't looked at where all rows are greedy. ``barred``, if
         given, has the ids for each row that must not be chosen; a row of which all are barred is left as it is.
-        ``places`` has the place of each row's token in its sentence; without it, all are at its beginning.
         """
         if any(barred):
             logits, ids = _without(logits, ids, barred)
@@ -155,8 +143,7 @@ class Chooser:
         if self._allowed is None:
             self._allowed = (np.arange(logits.shape[1]) < self._top_k).astype(np.float64)
         weights = np.subtract(logits, logits[:, :1], dtype=np.float64)  # (rows, top)
-        settled = np.array(places or [0] * len(self._rows)) >= OPENING
-        weights *= self._sharpness[self._rows, settled.astype(int)][:, None]
+        weights *= self._sharpness
         np.exp(weights, out=weights)
         weights *= self._allowed
         weights *= weights >= self._min_p  # the likeliest has 1
@@ -169,17 +156,11 @@ class Chooser:
 
 
 def is_unlikely(
-    logits: NDArray[np.float32],
-    ids: NDArray[np.int64],
-    token: int,
-    sampling: Sampling,
-    end_id: int,
-    place: int,
+    logits: NDArray[np.float32], ids: NDArray[np.int64], token: int, sampling: Sampling, end_id: int
 ) -> bool:
     """Whether ``min_p`` would not have left a token, which was chosen because likelier ones are barred.
 
-    ``logits`` and ``ids`` are one row, ``place`` is the token's in its sentence. It isn't held against ``end_id``: a
-    text that may not end goes on.
+    ``logits`` and ``ids`` are one row. It isn't held against ``end_id``: a text that may not end goes on.
     """
     if not sampling.min_p:
         return False
@@ -187,9 +168,7 @@ def is_unlikely(
     chosen = logits[ids == token]  # none, of a token that isn't among the likeliest
     if not len(chosen) or not len(others):
         return True
-    return bool(
-        np.exp((chosen[0] - others[0]) / max(sampling.temperature_at(place), COLDEST)) < sampling.min_p
-    )
+    return bool(np.exp((chosen[0] - others[0]) / max(sampling.temperature, COLDEST)) < sampling.min_p)
 
 
 def surprisals(
