@@ -299,7 +299,7 @@ def _check_sampling(sampling: Mapping[str, Any]) -> None:
     known = {field.name: field.default for field in fields(Sampling)}
     if unknown := sorted(set(sampling) - set(known)):
         raise ValueError(f"sampling has unknown fields: {', '.join(unknown)}")
-    for name in ("temperature", "top_p", "top_k", *sampling):  # the first three of which every bundle has
+    for name in ("temperature", "top_p", "top_k", *sampling):  # every bundle has the first three
         if isinstance(known[name], int):
             _whole_number(f"sampling {name}", sampling[name], least=0)
         else:

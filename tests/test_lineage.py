@@ -59,3 +59,20 @@ def test_weights_without_a_record_are_named_by_their_folder(tmp_path: Path) -> N
     name, records = lineage.start(weights(tmp_path / "tuned", {"steps": 5}, foreign))
     assert records[name] == {"init": "weights of gpt2", "steps": 5}
     assert lineage.start(None) == ("from scratch", {})
+
+
+def test_records_within_records_are_told_apart(tmp_path: Path) -> None:
+    """As older checkpoints have them."""
+    first = {"init": "from scratch", "steps": 100}
+    second = {"init": first, "steps": 20}
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "config.json").write_text("{}")
+    nested = {"init": {"70% of the weights": second, "30% of the weights": first}, "steps": 30}
+    (old / "promptdial.json").write_text(json.dumps({"training": nested}))
+    name, records = lineage.start(old)
+    assert list(records)[-1] == name
+    steps = {record.get("steps"): each for each, record in records.items()}
+    assert list(steps) == [100, 20, None, 30]
+    assert records[steps[None]]["mean"] == {steps[20]: 0.7, steps[100]: 0.3}
+    assert records[name]["init"] == steps[None] and records[steps[20]]["init"] == steps[100]

@@ -113,6 +113,11 @@ STRANGE, SOUND = [3, 4, 7, 6], [3, 4, 5, 6]
 
 EITHER = (b"", b"", b"", b" a", b" fox", b" sits", b".", b" sees", b" hen")
 EITHER_WORDS = Words.of(EITHER)
+BOTH_SIT = Sentences.of(
+    Phrases.of({". a fox", "a fox sits", "fox sits .", ". a hen", "a hen sits", "hen sits ."}, (), ()),
+    EITHER,
+    EITHER_WORDS,
+)
 
 
 class Sure(ToyDecoder):
@@ -328,10 +333,8 @@ class Doubting(ToyDecoder):
 @pytest.mark.parametrize(("max_surprisal", "rare"), [(0.0, True), (1.5, True), (1.3, False)])
 def test_an_unlikely_sentence_is_drawn_anew(max_surprisal: float, rare: bool) -> None:
     """A hen has ln 4 = 1.39 nats, and what else a sentence says none."""
-    known = Phrases.of({". a fox", "a fox sits", "fox sits .", ". a hen", "a hen sits", "hen sits ."}, (), ())
     decoder = Doubting()
-    sentences = Sentences.of(known, EITHER, EITHER_WORDS)
-    engine = Engine(decoder, END, words=EITHER_WORDS, sentences=sentences, clock=decoder.clock)
+    engine = Engine(decoder, END, words=EITHER_WORDS, sentences=BOTH_SIT, clock=decoder.clock)
     engine.start(background=False)
     sampling = Sampling(1.0, top_p=1.0, redraws=20, max_surprisal=max_surprisal)
     handle = engine.submit(GenerationRequest((1, 1), n=8, max_tokens=20, sampling=sampling))
@@ -342,26 +345,58 @@ def test_an_unlikely_sentence_is_drawn_anew(max_surprisal: float, rare: bool) ->
 
 
 def test_of_sentences_that_are_all_unlikely_the_likeliest_is_said_again() -> None:
-    draft = Draft(SITS, SITS.given((1, 1)), redraws=2, max_surprisal=1.0)
+    draft = Draft(BOTH_SIT, BOTH_SIT.given((1, 1)), redraws=2, max_surprisal=1.0)
+    likeliest = [3, 8, 5, 6]
 
-    def refuses(*nats: float) -> bool:
+    def refuses(*nats: float, said: list[int] = SOUND) -> bool:
         for each in nats:
             draft.adds(each)
-        return draft.refuses(SOUND)
+        return draft.refuses(said)
 
     # The two least likely tokens count, those of one try alone.
     assert not refuses(0.3, 0.5, 0.2, 0.4)
     assert refuses(0.3, 0.8, 0.2, 0.4)
-    assert refuses(0.0, 0.7, 0.4, 0.1)
+    assert refuses(0.0, 0.7, 0.4, 0.1, said=likeliest)
     assert refuses(0.9, 0.9, 0.0, 0.0)
-    assert [draft.goes_on(place) for place in range(5)] == [*SOUND, None]
+    assert [draft.goes_on(place) for place in range(5)] == [*likeliest, None]
     assert not refuses(9.0, 9.0, 9.0, 9.0)
     assert draft.goes_on(0) is None
 
 
+class Closing(ToyDecoder):
+    """Says "a fox sits.", then anything; of its first text it is sure."""
+
+    def _top(self, rows: Sequence[int], lengths: Sequence[int]) -> Top:
+        sure = [(3, 8), (4, 8), (5, 8), (6, 8)]
+        ids = [sure[length - 2] if length < 6 else (8, END) for length in lengths]
+        rare = [-30.0 if length < 6 else 0.0 for length in lengths]
+        return Top(np.array([[0.0, each] for each in rare], np.float32), np.array(ids))
+
+
+def test_what_ends_a_text_is_no_part_of_a_sentence() -> None:
+    """That it is long enough is known when its next token has been drawn, which is not said."""
+    decoder = Closing()
+    engine = Engine(decoder, END, words=EITHER_WORDS, sentences=SITS, clock=decoder.clock)
+    engine.start(background=False)
+    sampling = Sampling(1.0, top_p=1.0, length_tolerance=0.2, redraws=2, max_surprisal=1e-6)
+    for seed in range(8):
+        request = GenerationRequest((1, 1), max_tokens=9, sampling=sampling, words=3, seed=seed)
+        handle = engine.submit(request)
+        while handle.status.value != "over":
+            engine.step()
+        assert handle.result().candidates == [(SOUND, "stop")]
+    assert engine.stats.redrawn_sentences == 0
+
+
 @pytest.mark.parametrize(
-    "sampling", [Sampling(redraws=-1), Sampling(max_surprisal=-1.0), Sampling(max_surprisal=float("inf"))]
+    ("field", "sampling"),
+    [
+        ("redraws", Sampling(redraws=-1)),
+        ("max_surprisal", Sampling(max_surprisal=-1.0)),
+        ("max_surprisal", Sampling(max_surprisal=float("nan"))),
+    ],
 )
-def test_sampling_that_makes_no_sense_is_refused(sampling: Sampling) -> None:
-    with pytest.raises(InvalidRequest, match=r"redraws|max_surprisal"):
+def test_sampling_that_makes_no_sense_is_refused(field: str, sampling: Sampling) -> None:
+    with pytest.raises(InvalidRequest) as refused:
         Engine(Wavering(), END).submit(GenerationRequest((1, 1), sampling=sampling))
+    assert refused.value.field == field

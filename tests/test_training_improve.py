@@ -193,7 +193,8 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
             weight.add_(1.0)
     model.save_pretrained(second)
     known = json.loads((second / "promptdial.json").read_text())
-    (second / "promptdial.json").write_text(json.dumps({**known, "words": f"{known['words']} zebra"}))
+    changed = {"words": f"{known['words']} zebra", "training": {**known["training"], "seed": 99}}
+    (second / "promptdial.json").write_text(json.dumps({**known, **changed}))
     sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "no_repeat": 4}
     assert main(["average", str(first), str(second), "--share", "0.75", "0.25", "--out", str(out), "--sampling",
                  json.dumps(sampling), "--episodes", str(work / "episodes")]) == 0  # fmt: skip
@@ -202,8 +203,11 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(work: Path) -> None:
     details = json.loads((out / "promptdial.json").read_text())
     assert details["sampling"] == sampling
     assert details["words"] == known["words"]
-    ((name, record),) = details["training"]["earlier"].items()
-    assert details["training"]["mean"] == {name: 1.0} and record["steps"] == known["training"]["steps"]
+    earlier = details["training"]["earlier"]
+    assert {earlier[name]["seed"]: share for name, share in details["training"]["mean"].items()} == {
+        known["training"]["seed"]: 0.75,
+        99: 0.25,
+    }
     assert main(["average", str(first), str(second), "--share", "0.5", "--out", str(out)]) == 1
 
 

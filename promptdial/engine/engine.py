@@ -421,19 +421,18 @@ class Engine:
             elif candidate.speller is not None and not candidate.speller.allows(chosen[row]):
                 chosen[row] = _respelt(candidate, candidate.speller, top, row, barred[row], chosen[row])
                 restricted[row] = True
-        drafting = any(candidate.draft is not None for candidate in candidates)
-        nats = surprisals(top.logits, top.ids, chosen, end_id) if drafting else []
+        watched = any(each.draft is not None and each.draft.max_surprisal for each in candidates)
+        nats = surprisals(top.logits, top.ids, chosen, end_id) if watched else [0.0] * len(chosen)
         for row, (candidate, token) in enumerate(zip(candidates, chosen, strict=True)):
             if restricted[row] and self._is_dead_end(candidate, token, top, row):
                 self._begin_anew(candidate)
                 continue
             ends = token == end_id or (candidate.pace is not None and candidate.pace.must_end)
             if not ends:
-                candidate.add(token)
+                candidate.add(token, nats[row])
                 self._generated_tokens += 1
             draft = candidate.draft
             if draft is not None:
-                draft.adds(nats[row])
                 whole = ends or draft.ends_with(token)
                 if whole and draft.refuses(
                     [*candidate.tokens[candidate.handed_out :], *([end_id] if token == end_id else ())]

@@ -178,16 +178,16 @@ class Draft:
     """
 
     __slots__ = (
-        "_best", "_given", "_left", "_max_surprisal", "_most", "_nats", "_said", "_sentences", "number",
+        "_best", "_given", "_left", "_most", "_nats", "_said", "_sentences", "max_surprisal", "number",
     )  # fmt: skip
 
     def __init__(self, sentences: Sentences, given: Given, redraws: int, max_surprisal: float = 0.0) -> None:
-        """``redraws``: how often a sentence is drawn anew, before one of its draws is taken. ``max_surprisal``: nats of
-        its two least likely tokens, over which it is; 0 lets it have any.
+        """``redraws``: how often a sentence is drawn anew, before one of its draws is taken. ``max_surprisal``: one
+        is whose two least likely tokens have more nats than this together; where it is 0, none is for that.
         """
         self._sentences, self._given = sentences, given
         self.number = 0  # how many sentences were given up
-        self._most, self._max_surprisal = redraws, max_surprisal
+        self._most, self.max_surprisal = redraws, max_surprisal
         self._nats: list[float] = []  # of the sentence's tokens
         self._begin()
 
@@ -218,9 +218,9 @@ class Draft:
     def refuses(self, sentence: Sequence[int]) -> bool:
         """Whether a whole sentence begins anew; takes note of it. ``<end>`` is part of it, where it was drawn."""
         if not self._said:
-            surprisal = sum(nlargest(2, self._nats)) if self._max_surprisal else 0.0
+            surprisal = sum(nlargest(2, self._nats)) if self.max_surprisal else 0.0
             strange = self._sentences.phrases.strangeness(self._sentences.text(sentence), self._given)
-            strange += surprisal > self._max_surprisal
+            strange += surprisal > self.max_surprisal  # which counts as much as one strange phrase
             found = strange, surprisal, sentence
             if self._best is None or found[:2] <= self._best[:2]:
                 self._best = found

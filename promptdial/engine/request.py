@@ -139,10 +139,12 @@ class Candidate:
         """Its next token, if that is settled."""
         return None if self.draft is None else self.draft.goes_on(len(self.tokens) - self.handed_out)
 
-    def add(self, token: int) -> None:
-        """Grow by a token."""
+    def add(self, token: int, nats: float = 0.0) -> None:
+        """Grow by a token; ``nats`` is how unlikely it was."""
         self.tokens.append(token)
         self.cached += 1
+        if self.draft is not None:
+            self.draft.adds(nats)
         self._note(token)
 
     def hand_out(self) -> None:

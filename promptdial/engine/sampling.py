@@ -33,9 +33,10 @@ class Sampling:
     Nguyen et al., arXiv 2407.01082): where the model is sure little is left, where it is not nearly all.
     No run of ``no_repeat`` words comes twice in a text; 0 lets them. ``length_tolerance`` is by which share of a
     wanted length an answer may be too short (see ``promptdial/engine/length.py``); 0 leaves the length to the model.
-    A sentence that doesn't hold together (``promptdial/engine/phrases.py``), or that could go on only with what
-    ``min_p`` rules out, since all else is barred, is drawn anew, ``redraws`` times at most; then the best one is said.
-    So is one whose two least likely tokens have more than ``max_surprisal`` nats together; 0 lets them.
+    A sentence that doesn't hold together (``promptdial/engine/phrases.py``), whose two least likely tokens have more
+    than ``max_surprisal`` nats together (0 lets them), or that could go on only with what ``min_p`` rules out, since
+    all else is barred, is drawn anew, ``redraws`` times at most; then the best one is said. A bundle without phrases
+    draws nothing anew.
     """
 
     temperature: float = 0.6
@@ -174,12 +175,12 @@ def is_unlikely(
 def surprisals(
     logits: NDArray[np.float32], ids: NDArray[np.int64], tokens: Sequence[int], end_id: int
 ) -> list[float]:
-    """How unlikely each row's token was at temperature 1, in nats; ``logits`` and ``ids`` are (rows, top).
+    """How unlikely each row's token was among the given ones at temperature 1, in nats; those are (rows, top).
 
     ``end_id`` is left out of account: that a text goes on is no surprise. A token that isn't among the likeliest counts
     as the last of them.
     """
-    others = np.where(ids == end_id, -np.inf, logits).astype(np.float64)
+    others = np.where(ids == end_id, -1e9, logits).astype(np.float64)
     highest = others.max(axis=1, keepdims=True)
     total = highest[:, 0] + np.log(np.exp(others - highest).sum(axis=1))
     chosen = ids == np.array(tokens)[:, None]
