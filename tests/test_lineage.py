@@ -68,11 +68,12 @@ def test_records_within_records_are_told_apart(tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()
     (old / "config.json").write_text("{}")
-    nested = {"init": {"70% of the weights": second, "30% of the weights": first}, "steps": 30}
+    parts = {"60% of the weights": second, "30% of the weights": first, "10% of the weights": "gpt2"}
+    nested = {"init": parts, "steps": 30}
     (old / "promptdial.json").write_text(json.dumps({"training": nested}))
     name, records = lineage.start(old)
     assert list(records)[-1] == name
     steps = {record.get("steps"): each for each, record in records.items()}
     assert list(steps) == [100, 20, None, 30]
-    assert records[steps[None]]["mean"] == {steps[20]: 0.7, steps[100]: 0.3}
+    assert records[steps[None]]["mean"] == {steps[20]: 0.6, steps[100]: 0.3, "gpt2": 0.1}
     assert records[name]["init"] == steps[None] and records[steps[20]]["init"] == steps[100]

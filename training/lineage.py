@@ -40,7 +40,7 @@ def _flat(record: Record) -> tuple[str, dict[str, Record]]:
     if shares:
         own = {"mean": {}}
         for name, part in shares.items():
-            found, behind = _flat(part)
+            found, behind = (part, {}) if isinstance(part, str) else _flat(part)  # weights without a record
             own["mean"][found] = own["mean"].get(found, 0.0) + int(name.removesuffix(_SHARE)) / 100
             earlier |= behind
     elif isinstance(own.get("init"), dict):

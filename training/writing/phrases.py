@@ -82,7 +82,7 @@ SPECIFIC = _words("specific")
 TIMES = _words("times")
 SET_APART = _words("set_apart")
 UNCOUNTED, GAMES = _words("uncounted"), _words("games")
-_SOMETIMES_COUNTED = frozenset(("artwork", "wallpaper", "graffiti"))  # "looks at an artwork"
+_NEVER_COUNTED = UNCOUNTED - {"artwork", "wallpaper", "graffiti"}  # "looks at an artwork"
 WHEREABOUTS = _words("whereabouts")
 DARK = _words("dark")
 SWEET = _words("sweet")
@@ -309,7 +309,7 @@ def _is_article_of_uncounted(tokens: tuple[str, ...], at: int) -> bool:
     if token_at(tokens, at) not in ("a", "an"):
         return False
     last = at + 2 if at + 2 < len(tokens) and _is_adjective(tokens, at + 1, at) else at + 1
-    places = (place for place in (at + 1, last) if token_at(tokens, place) in UNCOUNTED - _SOMETIMES_COUNTED)
+    places = (place for place in (at + 1, last) if token_at(tokens, place) in _NEVER_COUNTED)
     behind = [token_at(tokens, place + 1) for place in places]
     return any(word in _ENDS_PHRASE for word in behind)
 
